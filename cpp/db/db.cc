@@ -1,0 +1,496 @@
+#include "db/db.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace fastkv {
+namespace {
+
+constexpr size_t kGroupBytesMax = 16 << 20;  // of commands in one batch; a larger single command is a batch of its own
+constexpr uint64_t kCleanTailBytes = 16 << 20;  // a longer log tail gets a checkpoint at Close
+constexpr size_t kCompactSlice = 1000;
+constexpr size_t kCheckpointsKept = 2;
+
+}  // namespace
+
+// A caller of Commit, on its stack, while its commands are on their way.
+struct Db::Waiter {
+  std::span<const Command> commands;
+  std::span<CommandResult> results;
+  size_t bytes = 0;
+  Status status;
+  bool done = false;
+  std::condition_variable wake;
+};
+
+Db::Db(std::string path, DbOptions options)
+    : path_(std::move(path)), options_(std::move(options)), env_(options_.env ? options_.env : Env::Posix()) {}
+
+Db::~Db() {
+  {
+    const std::lock_guard lock(background_mutex_);
+    stopping_ = true;
+  }
+  background_wake_.notify_all();
+  if (background_.joinable()) background_.join();
+  hub_.CloseAll();
+}
+
+void Db::Log_(const std::string& line) const {
+  if (options_.log) options_.log(line);
+}
+
+// -- opening
+
+Status Db::Open(const std::string& path, DbOptions options, std::unique_ptr<Db>* db) {
+  std::unique_ptr<Db> opened(new Db(path, std::move(options)));
+  if (!path.empty()) FASTKV_RETURN_IF_ERROR(opened->Recover());
+  opened->RemoveCompacted();
+  opened->hub_.Sweep(opened->store_.revision());
+  if (opened->log_ != nullptr) opened->background_ = std::thread(&Db::BackgroundLoop, opened.get());
+  *db = std::move(opened);
+  return {};
+}
+
+Status Db::Recover() {
+  FASTKV_RETURN_IF_ERROR(
+      DataDirectory::Open(env_, path_, {options_.readonly, /*create_if_missing=*/!options_.readonly}, &directory_));
+  auto warn = [this](const std::string& line) { Log_(line); };
+  if (!options_.readonly) FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env_, directory_->checkpoint_dir()));
+  NewestCheckpoint newest;
+  FASTKV_RETURN_IF_ERROR(LoadNewestCheckpoint(env_, directory_->checkpoint_dir(), warn, &newest));
+  LogStart start;
+  start.reach_index = newest.reach_index;
+  start.reach_reason = newest.reach_reason;
+  damaged_checkpoints_ = newest.damaged;
+  if (newest.reader != nullptr) {
+    FASTKV_RETURN_IF_ERROR(LoadCheckpoint(*newest.reader));
+    start.index = newest.reader->head().index;
+    start.term = newest.reader->head().term;
+    checkpoint_index_ = start.index;
+    checkpoint_size_ = newest.reader->bytes();
+  }
+  applied_index_ = start.index;
+  term_ = std::max<uint64_t>(1, start.term);
+  newest.reader.reset();
+
+  LogOptions log_options;
+  log_options.sync = options_.sync;
+  log_options.readonly = options_.readonly;
+  log_options.segment_bytes_first = options_.segment_bytes_first;
+  log_options.segment_bytes_max = options_.segment_bytes_max;
+  log_options.warn = warn;
+  LogRecovered recovered;
+  std::unique_ptr<class Log> log;
+  FASTKV_RETURN_IF_ERROR(Log::Open(
+      env_, directory_->log_dir(), log_options, start, [this](const LogEntry& entry) { return ApplyEntry(entry); },
+      &recovered, &log));
+  if (recovered.has_meta) meta_ = recovered.meta;
+  if (!options_.readonly) log_ = std::move(log);
+  return {};
+}
+
+Status Db::LoadCheckpoint(const CheckpointReader& reader) {
+  const CheckpointHead& head = reader.head();
+  Store::Picture picture;
+  picture.revision = static_cast<int64_t>(head.revision);
+  picture.compact_revision = head.compact_revision;
+  picture.keys = head.keys;
+  picture.records = head.records;
+  Store::Loader loader(&store_);
+  FASTKV_RETURN_IF_ERROR(reader.ForEachBlock([&](BlockType type, std::string_view payload) -> Status {
+    ByteReader in(payload);
+    switch (type) {
+      case BlockType::kRecords:
+        if (!loader.AddChains(payload)) return reader.CorruptBlock(payload, "records that no store has written");
+        return {};
+      case BlockType::kLeases:
+        while (!in.done()) {
+          Store::LeaseInfo lease{};
+          if (!in.I64(&lease.id) || !in.I64(&lease.ttl) || !in.I64(&lease.remaining_ttl)) {
+            return reader.CorruptBlock(payload, "leases cut short");
+          }
+          picture.leases.push_back(lease);
+        }
+        return {};
+      case BlockType::kMeta: meta_ = std::string(payload); return {};
+      case BlockType::kAlarms:
+        while (!in.done()) {
+          std::pair<uint64_t, uint64_t> alarm;
+          if (!in.U64(&alarm.first) || !in.U64(&alarm.second)) return reader.CorruptBlock(payload, "alarms cut short");
+          picture.alarms.push_back(alarm);
+        }
+        return {};
+      case BlockType::kHardState:
+      case BlockType::kHead:
+      case BlockType::kFooter: return {};
+    }
+    return reader.CorruptBlock(payload, "a block of an unknown type");
+  }));
+  if (!loader.Finish(picture)) {
+    return {Code::kCorrupt, reader.path() + ": the checkpoint contradicts itself (counts, order, leases or revisions)"};
+  }
+  return {};
+}
+
+Status Db::ApplyEntry(const LogEntry& entry) {
+  const auto lock = store_.WriteLock();
+  std::string response;
+  Status status;
+  const bool whole = ForEachCommand(entry.batch, [&](const Command& command) {
+    response.clear();
+    if (store_.Apply(command.tag, command.payload, &response) != Code::kMalformed) return true;
+    status = {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " has a command (tag " +
+                                  std::to_string(command.tag) + ") that this version does not know"};
+    return false;
+  });
+  if (!status.ok()) return status;
+  if (!whole) return {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " is not a batch of commands"};
+  applied_index_.store(entry.index, std::memory_order_release);
+  if (entry.term > term_.load()) term_.store(entry.term);
+  return {};
+}
+
+void Db::RemoveCompacted() {
+  const auto lock = store_.WriteLock();
+  while (!store_.CompactStep(SIZE_MAX)) {
+  }
+}
+
+// -- writing
+
+Status Db::Writable() const {
+  if (closed_.load(std::memory_order_relaxed)) return {Code::kClosed, "the store is closed"};
+  if (options_.readonly) return {Code::kReadOnly, "the store was opened readonly"};
+  if (!poisoned_.empty()) return {Code::kPoisoned, poisoned_};
+  return {};
+}
+
+void Db::Poison(const std::string& reason) {
+  const std::lock_guard lock(queue_mutex_);
+  if (poisoned_.empty()) poisoned_ = "no more writes until the store is opened again: " + reason;
+  Log_(poisoned_);
+}
+
+Status Db::Commit(std::span<const Command> commands, std::vector<CommandResult>* results) {
+  results->assign(commands.size(), {});
+  // What needs no state to be refused is answered here and never logged.
+  std::vector<Command> checked;
+  std::vector<size_t> places;
+  checked.reserve(commands.size());
+  for (size_t i = 0; i < commands.size(); ++i) {
+    (*results)[i].code = Validate(commands[i].tag, commands[i].payload, options_.limits);
+    if ((*results)[i].code != Code::kOk) continue;
+    checked.push_back(commands[i]);
+    places.push_back(i);
+  }
+  if (checked.empty()) {
+    const std::lock_guard lock(queue_mutex_);
+    return Writable();
+  }
+  std::vector<CommandResult> made(checked.size());
+  Waiter waiter;
+  waiter.commands = checked;
+  waiter.results = made;
+  FASTKV_RETURN_IF_ERROR(CommitChecked(&waiter));
+  for (size_t i = 0; i < places.size(); ++i) (*results)[places[i]] = std::move(made[i]);
+  return {};
+}
+
+Status Db::CommitOne(uint64_t tag, std::string_view payload, CommandResult* result) {
+  result->code = Validate(tag, payload, options_.limits);
+  if (result->code != Code::kOk) return {};
+  const Command command{tag, payload};
+  Waiter waiter;
+  waiter.commands = std::span(&command, 1);
+  waiter.results = std::span(result, 1);
+  return CommitChecked(&waiter);
+}
+
+Status Db::Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result) {
+  thread_local std::string payload;
+  payload.clear();
+  AppendBytes(&payload, 1, key);
+  AppendBytes(&payload, 2, value);
+  AppendNumber(&payload, 3, lease);
+  Status status = CommitOne(kTagPut, payload, result);
+  if (payload.capacity() > kGroupBytesMax) std::string().swap(payload);
+  return status;
+}
+
+Status Db::CommitChecked(Waiter* waiter) {
+  for (const Command& command : waiter->commands) waiter->bytes += command.payload.size();
+  std::vector<Waiter*> group;
+  {
+    std::unique_lock lock(queue_mutex_);
+    FASTKV_RETURN_IF_ERROR(Writable());
+    queue_.push_back(waiter);
+    while (!waiter->done && (leading_ || queue_.front() != waiter)) waiter->wake.wait(lock);
+    if (waiter->done) return waiter->status;
+    leading_ = true;
+    size_t bytes = 0;
+    while (!queue_.empty() && (group.empty() || bytes + queue_.front()->bytes <= kGroupBytesMax)) {
+      bytes += queue_.front()->bytes;
+      group.push_back(queue_.front());
+      queue_.pop_front();
+    }
+  }
+  Lead(group);
+  std::unique_lock lock(queue_mutex_);
+  leading_ = false;
+  for (Waiter* member : group) {
+    member->done = true;
+    if (member != waiter) member->wake.notify_one();
+  }
+  if (!queue_.empty()) {
+    queue_.front()->wake.notify_one();
+  } else {
+    idle_.notify_all();
+  }
+  return waiter->status;
+}
+
+// The batch of a group: log, sync, apply, sweep. Sets every member's status and results. Only one thread leads at a time.
+void Db::Lead(const std::vector<Waiter*>& group) {
+  const uint64_t index = applied_index_.load(std::memory_order_relaxed) + 1;
+  Status status;
+  try {
+    status = WriteBatch(group, index);
+    if (status.ok()) ApplyGroup(group, index);
+  } catch (const InvariantBroken& broken) {
+    status = {Code::kPoisoned, broken.what()};
+    Poison(broken.what());
+  }
+  for (Waiter* member : group) member->status = status;
+  if (status.ok()) MaybeStartCheckpoint();
+}
+
+Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
+  if (log_ == nullptr) return {};
+  batch_.clear();
+  AppendBatchHeader(&batch_, /*origin=*/0, /*sequence=*/index);
+  for (const Waiter* member : group) {
+    for (const Command& command : member->commands) AppendCommand(&batch_, command);
+  }
+  FASTKV_RETURN_IF_ERROR(log_->Append(term_.load(std::memory_order_relaxed), index, batch_));
+  if (batch_.capacity() > kGroupBytesMax) std::string().swap(batch_);
+  if (!options_.sync) return {};
+  Status status = log_->Sync();
+  if (!status.ok()) Poison(status.message());
+  return status;
+}
+
+void Db::ApplyGroup(const std::vector<Waiter*>& group, uint64_t index) {
+  {
+    const auto lock = store_.WriteLock();
+    for (Waiter* member : group) {
+      for (size_t i = 0; i < member->commands.size(); ++i) {
+        CommandResult& result = member->results[i];
+        result.code = store_.Apply(member->commands[i].tag, member->commands[i].payload, &result.response);
+        result.revision = store_.revision();
+        if (result.code != Code::kOk) result.response.clear();
+      }
+      commands_.fetch_add(member->commands.size(), std::memory_order_relaxed);
+    }
+    applied_index_.store(index, std::memory_order_release);
+  }
+  batches_.fetch_add(1, std::memory_order_relaxed);
+  hub_.Sweep(store_.revision());
+}
+
+// -- the rest
+
+void Db::SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term) {
+  store_.SetIdentity(cluster_id, member_id, raft_term);
+  if (raft_term > term_.load()) term_.store(raft_term);  // terms never fall along the log
+}
+
+std::string Db::ReadMeta() const {
+  const std::lock_guard lock(meta_mutex_);
+  return meta_;
+}
+
+Status Db::WriteMeta(std::string_view meta) {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    FASTKV_RETURN_IF_ERROR(Writable());
+  }
+  if (log_ != nullptr) {
+    FASTKV_RETURN_IF_ERROR(log_->AppendMeta(meta));
+    if (Status status = log_->Sync(); !status.ok()) {
+      Poison(status.message());
+      return status;
+    }
+  }
+  const std::lock_guard lock(meta_mutex_);
+  meta_ = std::string(meta);
+  return {};
+}
+
+Status Db::Sync() {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    FASTKV_RETURN_IF_ERROR(Writable());
+  }
+  if (log_ == nullptr) return {};
+  Status status = log_->Sync();
+  if (!status.ok()) Poison(status.message());
+  return status;
+}
+
+bool Db::CompactStep(size_t revisions_max) {
+  const auto lock = store_.WriteLock();
+  return store_.CompactStep(revisions_max);
+}
+
+Status Db::Checkpoint(uint64_t* index) {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    FASTKV_RETURN_IF_ERROR(Writable());
+  }
+  return WriteCheckpoint(index);
+}
+
+Status Db::WriteCheckpoint(uint64_t* index) {
+  const std::lock_guard one_at_a_time(checkpoint_mutex_);
+  if (log_ == nullptr) {
+    *index = applied_index();
+    return {};
+  }
+  CheckpointHead head;
+  Store::Picture picture;
+  {
+    const auto lock = store_.WriteLock();
+    picture = store_.TakePicture();
+    head.index = applied_index_.load();
+  }
+  struct Release {
+    Store* store;
+    ~Release() { store->ReleasePicture(); }
+  } release{&store_};
+  *index = head.index;
+  if (head.index == checkpoint_index_.load() && head.index != 0) return {};
+  FASTKV_RETURN_IF_ERROR(log_->Term(head.index, &head.term));
+  store_.CountPicture(&picture);
+  head.revision = static_cast<uint64_t>(picture.revision);
+  head.compact_revision = picture.compact_revision;
+  head.keys = picture.keys;
+  head.records = picture.records;
+
+  std::unique_ptr<CheckpointWriter> writer;
+  FASTKV_RETURN_IF_ERROR(CheckpointWriter::Create(env_, directory_->checkpoint_dir(), head, nullptr, &writer));
+  FASTKV_RETURN_IF_ERROR(store_.WriteChains(
+      picture, [&writer](std::string_view payload) { return writer->AddBlock(BlockType::kRecords, payload); }));
+  std::string payload;
+  for (size_t i = 0; i < picture.leases.size(); ++i) {
+    PutI64(&payload, picture.leases[i].id);
+    PutI64(&payload, picture.leases[i].ttl);
+    PutI64(&payload, picture.leases[i].remaining_ttl);
+    if ((i + 1) % kLeasesPerBlockMax == 0 || i + 1 == picture.leases.size()) {
+      FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kLeases, payload));
+      payload.clear();
+    }
+  }
+  if (const std::string meta = ReadMeta(); !meta.empty()) {
+    FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kMeta, meta));
+  }
+  for (const auto& [member, alarm] : picture.alarms) {
+    PutU64(&payload, member);
+    PutU64(&payload, alarm);
+  }
+  if (!payload.empty()) FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kAlarms, payload));
+  FASTKV_RETURN_IF_ERROR(writer->Finish());
+  checkpoint_index_ = head.index;
+  checkpoint_size_ = writer->bytes();
+
+  uint64_t oldest_kept = 0;
+  FASTKV_RETURN_IF_ERROR(
+      PruneCheckpoints(env_, directory_->checkpoint_dir(), damaged_checkpoints_, kCheckpointsKept, &oldest_kept));
+  damaged_checkpoints_.clear();
+  return log_->DropBefore(oldest_kept);
+}
+
+// REQUIRES: called by the leader.
+void Db::MaybeStartCheckpoint() {
+  if (log_ == nullptr) return;
+  // Looked at every so often: BytesSince takes the log's lock.
+  if (batches_.load(std::memory_order_relaxed) % 64 != 0 && batch_.size() < (64 << 10)) return;
+  const uint64_t wanted_at = std::max(options_.checkpoint_bytes, checkpoint_size_.load(std::memory_order_relaxed));
+  if (log_->BytesSince(checkpoint_index_.load(std::memory_order_relaxed)) < wanted_at) return;
+  {
+    const std::lock_guard lock(background_mutex_);
+    if (checkpoint_wanted_) return;
+    checkpoint_wanted_ = true;
+  }
+  background_wake_.notify_one();
+}
+
+void Db::BackgroundLoop() {
+  std::unique_lock lock(background_mutex_);
+  for (;;) {
+    background_wake_.wait(lock, [this] { return stopping_ || checkpoint_wanted_; });
+    if (stopping_) return;
+    lock.unlock();
+    uint64_t index = 0;
+    if (Status status = WriteCheckpoint(&index); !status.ok()) {
+      // Nothing is lost: the log is still whole. It is tried again when the log has grown further.
+      Log_("checkpoint not written: " + status.message());
+    }
+    lock.lock();
+    checkpoint_wanted_ = false;
+  }
+}
+
+Status Db::Close() {
+  {
+    std::unique_lock lock(queue_mutex_);
+    if (closed_.exchange(true)) return {};
+    idle_.wait(lock, [this] { return !leading_ && queue_.empty(); });
+  }
+  {
+    const std::lock_guard lock(background_mutex_);
+    stopping_ = true;
+  }
+  background_wake_.notify_all();
+  if (background_.joinable()) background_.join();
+  hub_.CloseAll();
+  Status status;
+  if (log_ != nullptr) {
+    bool poisoned = false;
+    {
+      const std::lock_guard lock(queue_mutex_);
+      poisoned = !poisoned_.empty();
+    }
+    if (!poisoned) {
+      if (log_->BytesSince(checkpoint_index_.load()) > std::min(options_.checkpoint_bytes, kCleanTailBytes)) {
+        uint64_t index = 0;
+        if (Status made = WriteCheckpoint(&index); !made.ok()) Log_("checkpoint not written: " + made.message());
+      }
+      status = log_->Close(applied_index_.load());
+    }
+    log_.reset();
+  }
+  directory_.reset();  // lets the lock go, last
+  return status;
+}
+
+Db::Stats Db::GetStats() const {
+  Stats stats{};
+  stats.store = store_.GetStats();
+  stats.applied_index = applied_index();
+  stats.term = term();
+  stats.watchers = hub_.size();
+  if (log_ != nullptr) {
+    stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
+    stats.syncs = log_->counters().syncs;
+  }
+  stats.checkpoint_bytes = checkpoint_size_.load();
+  stats.checkpoint_index = checkpoint_index_.load();
+  stats.batches = batches_.load();
+  stats.commands = commands_.load();
+  return stats;
+}
+
+}  // namespace fastkv

@@ -1,0 +1,143 @@
+// One store with its directory: recovery, the write path, checkpoints. What the Cython door and the C++ tests open.
+//
+//   Commit --> queue --+  the first caller leads: takes all that wait as one batch
+//   Commit --> queue --+--> log.Append --> log.Sync --> store.Apply --> hub.Sweep --> wakes the callers, each with its answer
+//   Commit --> queue --+  an uncontended caller does it all itself: no hand-over, no wake-up
+//
+// Invariants:
+// - a batch is applied only once it is durable (sync) or safe from the death of the process (no sync); in log order.
+// - applied_index is the index of the last applied batch, and a checkpoint's index is that of the state in it.
+// - a failed sync or a broken invariant poisons: no more writes, reads go on.
+// Thread safety: every method from any thread.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "base/env.h"
+#include "base/status.h"
+#include "db/batch.h"
+#include "log/checkpoint.h"
+#include "log/directory.h"
+#include "log/log.h"
+#include "mvcc/store.h"
+#include "watch/hub.h"
+
+namespace fastkv {
+
+struct DbOptions {  // engine.py, Options
+  bool sync = true;
+  bool readonly = false;
+  uint64_t checkpoint_bytes = 64 << 20;
+  Limits limits;
+  uint64_t segment_bytes_first = 1 << 20;
+  uint64_t segment_bytes_max = 64 << 20;
+  std::function<void(const std::string&)> log;  // one line; from any thread
+  Env* env = nullptr;                           // null: Env::Posix()
+};
+
+struct CommandResult {
+  Code code = Code::kOk;
+  int64_t revision = 0;  // of the store, after the command
+  std::string response;
+};
+
+class Db {
+ public:
+  // path "": in memory.
+  static Status Open(const std::string& path, DbOptions options, std::unique_ptr<Db>* db);
+  ~Db();  // without Close: as if the process had died here, but for the threads
+  Db(const Db&) = delete;
+
+  Store& store() { return store_; }
+  WatchHub& hub() { return hub_; }
+
+  // One batch. A client's error is in the command's result; the Status is the world's.
+  Status Commit(std::span<const Command> commands, std::vector<CommandResult>* results);
+  Status CommitOne(uint64_t tag, std::string_view payload, CommandResult* result);
+  Status Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result);
+
+  void SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term);
+  std::string ReadMeta() const;
+  Status WriteMeta(std::string_view meta);
+  Status Sync();
+  Status Checkpoint(uint64_t* index);
+  bool CompactStep(size_t revisions_max);
+  Status Close();
+
+  uint64_t applied_index() const { return applied_index_.load(std::memory_order_acquire); }
+  uint64_t term() const { return term_.load(std::memory_order_acquire); }
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
+  void Check(std::vector<std::string>* problems) const { store_.Check(problems); }
+
+  struct Stats {
+    Store::Stats store;
+    uint64_t applied_index, term, watchers, log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands;
+  };
+  Stats GetStats() const;
+
+ private:
+  struct Waiter;
+
+  Db(std::string path, DbOptions options);
+  Status Recover();
+  Status LoadCheckpoint(const CheckpointReader& reader);
+  Status ApplyEntry(const LogEntry& entry);
+  void RemoveCompacted();
+
+  Status CommitChecked(Waiter* waiter);
+  void Lead(const std::vector<Waiter*>& group);
+  Status WriteBatch(const std::vector<Waiter*>& group, uint64_t index);
+  void ApplyGroup(const std::vector<Waiter*>& group, uint64_t index);
+  void Poison(const std::string& reason);
+  Status Writable() const;  // REQUIRES: queue_mutex_
+
+  Status WriteCheckpoint(uint64_t* index);
+  void BackgroundLoop();
+  void MaybeStartCheckpoint();
+  void Log_(const std::string& line) const;
+
+  const std::string path_;
+  const DbOptions options_;
+  Env* const env_;
+  std::unique_ptr<DataDirectory> directory_;
+  std::unique_ptr<class Log> log_;  // null: in memory or readonly
+  Store store_;
+  WatchHub hub_{&store_};
+
+  mutable std::mutex queue_mutex_;  // queue_, leading_, poisoned_
+  std::deque<Waiter*> queue_;
+  bool leading_ = false;
+  std::condition_variable idle_;
+  std::string poisoned_;
+
+  // The leader's (one at a time).
+  std::string batch_;
+  std::atomic<uint64_t> applied_index_{0}, term_{1};
+  std::atomic<uint64_t> batches_{0}, commands_{0};
+  std::atomic<bool> closed_{false};
+
+  std::mutex checkpoint_mutex_;  // one checkpoint at a time
+  std::atomic<uint64_t> checkpoint_index_{0}, checkpoint_size_{0};
+  std::vector<uint64_t> damaged_checkpoints_;
+
+  mutable std::mutex meta_mutex_;
+  std::string meta_;
+
+  std::mutex background_mutex_;
+  std::condition_variable background_wake_;
+  bool checkpoint_wanted_ = false, stopping_ = false;
+  std::thread background_;
+};
+
+}  // namespace fastkv

@@ -1,0 +1,329 @@
+#include "log/log.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "log/log_impl.h"
+
+namespace fastkv {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr size_t kZeroChunkBytes = 64 << 10;
+
+}  // namespace
+
+Log::Log(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Log::~Log() = default;
+
+Status Log::Impl::Writable() const {
+  if (closed) return {Code::kClosed, "the log " + dir + " is closed"};
+  if (options.readonly) return {Code::kReadOnly, "the log " + dir + " was opened readonly"};
+  return poison;
+}
+
+void Log::Impl::Poison(const Status& reason) {
+  if (poison.ok()) poison = {Code::kPoisoned, "no more writes since this failed: " + reason.message()};
+}
+
+const Log::Impl::SegmentPtr& Log::Impl::FindSegment(uint64_t sequence) const {
+  // Sequences are consecutive.
+  const size_t at = sequence - segments.front()->sequence;
+  FASTKV_CHECK(at < segments.size() && segments[at]->sequence == sequence);
+  return segments[at];
+}
+
+Status Log::Append(uint64_t term, uint64_t index, std::string_view batch) {
+  return Append(term, index, std::span(&batch, 1));
+}
+
+Status Log::Append(uint64_t term, uint64_t index, std::span<const std::string_view> batch_parts) {
+  Impl& log = *impl_;
+  const std::lock_guard guard(log.mu);
+  FASTKV_RETURN_IF_ERROR(log.Writable());
+  FASTKV_CHECK(index > log.floor.index && index <= log.table.last_index() + 1);
+  char prefix[kEntryPrefixBytes];
+  EncodeEntryPrefix(term, index, prefix);
+  FASTKV_RETURN_IF_ERROR(log.AppendRecord(RecordType::kEntry, {prefix, sizeof prefix}, batch_parts));
+  return {};
+}
+
+Status Log::AppendHardState(const HardState& state) {
+  Impl& log = *impl_;
+  const std::lock_guard guard(log.mu);
+  FASTKV_RETURN_IF_ERROR(log.Writable());
+  FASTKV_RETURN_IF_ERROR(log.AppendRecord(RecordType::kHardState, EncodeHardState(state), {}));
+  log.has_hard_state = true;
+  log.hard_state = state;
+  log.hard_state_sequence = log.segments.back()->sequence;
+  return {};
+}
+
+Status Log::AppendMeta(std::string_view bytes) {
+  Impl& log = *impl_;
+  const std::lock_guard guard(log.mu);
+  FASTKV_RETURN_IF_ERROR(log.Writable());
+  std::string copy(bytes);
+  FASTKV_RETURN_IF_ERROR(log.AppendRecord(RecordType::kMeta, bytes, {}));
+  log.has_meta = true;
+  log.meta = std::move(copy);
+  log.meta_sequence = log.segments.back()->sequence;
+  return {};
+}
+
+Status Log::AppendSnapshot(uint64_t index, uint64_t term) {
+  Impl& log = *impl_;
+  const std::lock_guard guard(log.mu);
+  FASTKV_RETURN_IF_ERROR(log.Writable());
+  return log.AppendMark(index, term);
+}
+
+Status Log::Impl::AppendMark(uint64_t index, uint64_t term) {
+  mark_pending = false;  // this one is newer
+  FASTKV_RETURN_IF_ERROR(AppendRecord(RecordType::kSnapshot, EncodeSnapshotMark({index, term}), {}));
+  floor = {index, term};
+  disk_next_index = index + 1;
+  if (index > table.last_index()) {
+    table.Reset(index + 1);
+  } else {
+    table.CutFrom(index + 1);
+  }
+  return {};
+}
+
+// The record and, for an entry, its place in the table. Nothing has changed if it fails.
+Status Log::Impl::AppendRecord(RecordType type, std::string_view prefix, std::span<const std::string_view> parts) {
+  uint64_t payload_length = prefix.size();
+  for (const auto part : parts) payload_length += part.size();
+  if (payload_length > kRecordPayloadBytesMax) {
+    return {Code::kRequestTooLarge, "a log record of " + std::to_string(payload_length) + " bytes; the most is " +
+                                        std::to_string(kRecordPayloadBytesMax)};
+  }
+  if (mark_pending) {
+    const Status marked = AppendMark(floor.index, floor.term);
+    mark_pending = !marked.ok();
+    FASTKV_RETURN_IF_ERROR(marked);
+  }
+  const uint64_t bytes = RecordBytes(payload_length);
+  if (!segments.empty()) FASTKV_RETURN_IF_ERROR(ZeroDirty(segments.back().get()));
+  if (segments.empty() || segments.back()->file == nullptr ||
+      bytes > segments.back()->capacity - segments.back()->end) {
+    FASTKV_RETURN_IF_ERROR(Rotate(bytes));
+  }
+  Segment* segment = segments.back().get();
+  if (type == RecordType::kEntry) table.Reserve(segment->sequence);
+  const uint64_t offset = segment->end;
+  FASTKV_RETURN_IF_ERROR(WriteRecord(segment, type, prefix, parts, payload_length));
+  if (type == RecordType::kEntry) {
+    const LogEntry entry = *DecodeEntry(prefix);
+    table.CutFrom(entry.index);
+    table.Add(segment->sequence, offset, entry.index, entry.term);
+    disk_next_index = entry.index + 1;
+  }
+  last_is_clean = type == RecordType::kClean;
+  return {};
+}
+
+Status Log::Impl::WriteRecord(Segment* segment, RecordType type, std::string_view prefix,
+                              std::span<const std::string_view> parts, uint64_t payload_length) {
+  RecordView record;
+  record.prev = last_crc;
+  record.type = type;
+  record.number = last_number + 1;
+  record.durable = durable_number;
+  char header[kRecordHeaderBytes];
+  EncodeRecordHeader(record, payload_length, header);
+  uint32_t crc = Crc32cExtend(Crc32c({header + 4, sizeof header - 4}), prefix);
+  for (const auto part : parts) crc = Crc32cExtend(crc, part);
+  record.crc = crc;
+  EncodeRecordHeader(record, payload_length, header);
+
+  write_parts.clear();
+  write_parts.emplace_back(header, sizeof header);
+  write_parts.push_back(prefix);
+  write_parts.insert(write_parts.end(), parts.begin(), parts.end());  // the padding is zero already
+  const uint64_t bytes = RecordBytes(payload_length);
+  const Status status = segment->file->Write(segment->end, write_parts);
+  if (!status.ok()) {
+    segment->dirty_until = segment->end + bytes;
+    (void)ZeroDirty(segment).ok();  // if it fails too, the next append tries again first
+    return status;
+  }
+  segment->end += bytes;
+  segment->last_number = last_number = record.number;
+  last_crc = record.crc;
+  ++counters.records;
+  counters.bytes += bytes;
+  return {};
+}
+
+Status Log::Impl::ZeroDirty(Segment* segment) {
+  if (segment->dirty_until <= segment->end) return {};
+  const std::string zeros(std::min<uint64_t>(kZeroChunkBytes, segment->dirty_until - segment->end), '\0');
+  for (uint64_t at = segment->end; at < segment->dirty_until; at += zeros.size()) {
+    const uint64_t length = std::min<uint64_t>(zeros.size(), segment->dirty_until - at);
+    FASTKV_RETURN_IF_ERROR(segment->file->Write(at, std::string_view(zeros).substr(0, length)));
+  }
+  segment->dirty_until = 0;
+  return {};
+}
+
+// Seals the current segment and begins the next one, with room for a record of that many bytes.
+Status Log::Impl::Rotate(uint64_t record_bytes) {
+  // Bounds what a power loss can take in a store that does not sync: the segment before the one that is sealed now had the time
+  // of a whole segment to be written back.
+  if (!options.sync) FASTKV_RETURN_IF_ERROR(SyncSealed());
+
+  uint64_t capacity = options.segment_bytes_first;
+  if (!segments.empty()) capacity = std::min(segments.back()->capacity, options.segment_bytes_max / 2) * 2;
+  capacity = std::max(capacity, kSegmentHeaderBytes + record_bytes);
+  capacity = (capacity + kPageBytes - 1) / kPageBytes * kPageBytes;
+
+  auto segment = std::make_shared<Segment>();
+  segment->sequence = segments.empty() ? 1 : segments.back()->sequence + 1;
+  segment->path = JoinPath(dir, SegmentFileName(segment->sequence));
+  segment->capacity = capacity;
+  segment->base = position();
+  segment->last_number = last_number;
+  std::unique_ptr<WritableFile> file;
+  FASTKV_RETURN_IF_ERROR(env->Create(segment->path, capacity, write_mode(), &file));
+  char header[kSegmentHeaderBytes];
+  EncodeSegmentHeader({segment->sequence, disk_next_index, last_number, last_crc}, header);
+  if (const Status status = file->Write(0, {header, sizeof header}); !status.ok()) {
+    file.reset();
+    (void)env->Remove(segment->path).ok();  // what stays is replaced by the next try and removed by the next open
+    return status;
+  }
+  segment->end = sizeof header;
+  segment->file = std::move(file);
+  if (!options.sync && !segments.empty() && segments.back()->file != nullptr) segments.back()->file->StartWriteback();
+  segments.push_back(std::move(segment));
+  ++names_changed;
+  ++counters.segments_created;
+  return {};
+}
+
+// Syncs what was sealed before the current segment.
+Status Log::Impl::SyncSealed() {
+  for (size_t i = 0; i + 1 < segments.size(); ++i) {
+    Segment& segment = *segments[i];
+    if (segment.file == nullptr) continue;
+    Status status = segment.file->Sync();
+    if (status.ok() && names_synced < names_changed) status = env->SyncDir(dir);
+    if (!status.ok()) {
+      Poison(status);
+      return poison;
+    }
+    names_synced = names_changed;
+    segment.file.reset();
+    durable_number = std::max(durable_number, segment.last_number);
+    ++counters.syncs;
+  }
+  return {};
+}
+
+Status Log::Sync() {
+  Impl& log = *impl_;
+  std::unique_lock lock(log.mu);
+  FASTKV_RETURN_IF_ERROR(log.Writable());
+  ++log.counters.sync_calls;
+  return log.SyncUntil(log.last_number, &lock);
+}
+
+Status Log::Impl::SyncUntil(uint64_t number, std::unique_lock<std::mutex>* lock) {
+  for (;;) {
+    if (!poison.ok()) return poison;
+    if (durable_number >= number && names_synced == names_changed) return {};
+    if (!syncing) break;
+    synced.wait(*lock);
+  }
+  syncing = true;
+  const uint64_t covered = last_number;
+  const uint64_t names = names_changed;
+  const bool sync_names = names_synced < names;
+  std::vector<std::shared_ptr<WritableFile>> files;
+  for (const auto& segment : segments) {
+    if (segment->file != nullptr) files.push_back(segment->file);
+  }
+  lock->unlock();
+
+  Status status;
+  if (sync_names) status = env->SyncDir(dir);
+  for (const auto& file : files) {
+    if (status.ok()) status = file->Sync();
+  }
+
+  lock->lock();
+  syncing = false;
+  ++counters.syncs;
+  if (status.ok()) {
+    durable_number = std::max(durable_number, covered);
+    names_synced = std::max(names_synced, names);
+    for (size_t i = 0; i + 1 < segments.size(); ++i) {
+      if (segments[i]->last_number <= covered) segments[i]->file.reset();
+    }
+  } else {
+    Poison(status);
+  }
+  synced.notify_all();
+  return poison;
+}
+
+Status Log::Close(uint64_t applied_index) {
+  Impl& log = *impl_;
+  std::unique_lock lock(log.mu);
+  if (log.closed) return {Code::kClosed, "the log " + log.dir + " is closed"};
+  log.closed = true;
+  if (!log.options.readonly && log.poison.ok() && !log.segments.empty()) {
+    Status status = log.SyncUntil(log.last_number, &lock);
+    if (status.ok() && !log.last_is_clean) {
+      // Its durable number says that all before it is on the disk. On a full disk the log does without: it is only a help.
+      status = log.AppendRecord(RecordType::kClean, EncodeClean(applied_index), {});
+      if (status.code() == Code::kNoSpace) status = {};
+      if (status.ok()) status = log.SyncUntil(log.last_number, &lock);
+    }
+    return status;
+  }
+  return log.poison;
+}
+
+uint64_t Log::first_index() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->table.first_index();
+}
+
+uint64_t Log::last_index() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->table.last_index();
+}
+
+uint64_t Log::last_term() const {
+  const std::lock_guard guard(impl_->mu);
+  const EntryTable& table = impl_->table;
+  if (table.Holds(table.last_index())) return table.Term(table.last_index());
+  return impl_->floor.index == table.last_index() ? impl_->floor.term : 0;
+}
+
+uint64_t Log::last_number() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->last_number;
+}
+
+uint64_t Log::durable_number() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->durable_number;
+}
+
+LogCounters Log::counters() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->counters;
+}
+
+Status Log::poisoned() const {
+  const std::lock_guard guard(impl_->mu);
+  return impl_->poison;
+}
+
+}  // namespace fastkv

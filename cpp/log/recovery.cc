@@ -1,0 +1,197 @@
+#include "log/recovery.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "base/coding.h"
+#include "base/crc32c.h"
+
+namespace fastkv {
+namespace {
+
+constexpr size_t kPrefixStepBytes = 4096;
+constexpr size_t kZeroChunkBytes = 64 << 10;
+
+// Past the last byte that is not zero, but at least `from`.
+uint64_t EndOfNonZero(std::string_view bytes, uint64_t from) {
+  uint64_t end = bytes.size();
+  while (end > from && end % 8 != 0) {
+    if (bytes[end - 1] != 0) return end;
+    --end;
+  }
+  while (end >= from + 8 && LoadU64(bytes.data() + end - 8) == 0) end -= 8;
+  while (end > from && bytes[end - 1] == 0) --end;
+  return std::max(end, from);
+}
+
+// crc of any range of a file in about a microsecond, so that hostile bytes full of things that look like record headers cannot make
+// the search below quadratic.
+class RangeCrc {
+ public:
+  explicit RangeCrc(std::string_view bytes) : bytes_(bytes), prefixes_{0} {}
+
+  uint32_t operator()(uint64_t from, uint64_t to) {
+    if (to - from <= 2 * kPrefixStepBytes) return Crc32c(bytes_.substr(from, to - from));
+    return Crc32cCombine(Prefix(from), Prefix(to), to - from);
+  }
+
+ private:
+  uint32_t Prefix(uint64_t end) {
+    const size_t step = end / kPrefixStepBytes;
+    while (prefixes_.size() <= step) {
+      const size_t at = (prefixes_.size() - 1) * kPrefixStepBytes;
+      prefixes_.push_back(Crc32cExtend(prefixes_.back(), bytes_.substr(at, kPrefixStepBytes)));
+    }
+    return Crc32cExtend(prefixes_[step], bytes_.substr(step * kPrefixStepBytes, end - step * kPrefixStepBytes));
+  }
+
+  const std::string_view bytes_;
+  std::vector<uint32_t> prefixes_;  // [k]: crc of the first k steps
+};
+
+struct Evidence {
+  uint64_t offset = 0;
+  uint64_t number = 0;
+};
+
+// A record that was written when record `number` was known to be synced already.
+std::optional<Evidence> FindEvidence(std::string_view bytes, uint64_t from, uint64_t number) {
+  RangeCrc crc(bytes);
+  for (uint64_t at = from; bytes.size() - at >= kRecordHeaderBytes; at += 8) {
+    const auto record = DecodeRecordHeader(bytes, at);
+    if (!record || record->number <= number || record->durable < number) continue;
+    if (crc(at + 4, at + kRecordHeaderBytes + record->payload.size()) != record->crc) continue;
+    return Evidence{at, record->number};
+  }
+  return std::nullopt;
+}
+
+class Scanner {
+ public:
+  Scanner(Env* env, const RecordVisitor& visit, LogScan* scan) : env_(env), visit_(visit), scan_(scan) {}
+
+  Status Run(const std::string& dir) {
+    FASTKV_RETURN_IF_ERROR(ListFiles(dir));
+    for (size_t i = 0; i < files_.size(); ++i) {
+      std::unique_ptr<FileView> view;
+      FASTKV_RETURN_IF_ERROR(env_->View(files_[i].path, &view));
+      const std::string_view bytes = view->bytes();
+      const auto header = DecodeSegmentHeader(bytes);
+      if (!header || !Continues(files_[i], *header)) return EndBefore(i);
+      FASTKV_RETURN_IF_ERROR(Walk(i, *header, bytes));
+      if (i + 1 == files_.size() && EndOfNonZero(bytes, files_[i].used_bytes) != files_[i].used_bytes) {
+        return EndBefore(files_.size());
+      }
+    }
+    return {};
+  }
+
+ private:
+  Status ListFiles(const std::string& dir) {
+    std::vector<std::string> names;
+    FASTKV_RETURN_IF_ERROR(env_->List(dir, &names));
+    for (const auto& name : names) {
+      const auto sequence = ParseSegmentFileName(name);
+      if (!sequence) continue;
+      SegmentFile file;
+      file.sequence = *sequence;
+      file.path = JoinPath(dir, name);
+      files_.push_back(std::move(file));
+    }
+    return {};  // names are sorted, and so are fixed-width hex digits
+  }
+
+  bool Continues(const SegmentFile& file, const SegmentHeader& header) const {
+    if (header.sequence != file.sequence) return false;
+    if (scan_->segments.empty()) return file.sequence > 1 || (header.last_number == 0 && header.last_crc == 0);
+    return file.sequence == scan_->segments.back().sequence + 1 && header.last_number == scan_->last_number &&
+           header.last_crc == scan_->last_crc;
+  }
+
+  Status Walk(size_t i, const SegmentHeader& header, std::string_view bytes) {
+    SegmentFile& file = files_[i];
+    file.header = header;
+    file.file_bytes = bytes.size();
+    scan_->last_number = header.last_number;
+    scan_->last_crc = header.last_crc;
+    if (scan_->segments.empty()) scan_->durable_number = header.last_number;
+    uint64_t offset = kSegmentHeaderBytes;
+    scan_->segments.push_back(file);
+    const auto set_used = [&] { scan_->segments.back().used_bytes = file.used_bytes = std::min(offset, bytes.size()); };
+    set_used();
+    while (const auto record = DecodeRecord(bytes, offset)) {
+      if (record->number != scan_->last_number + 1 || record->prev != scan_->last_crc) break;
+      FASTKV_RETURN_IF_ERROR(visit_(*record, {scan_->segments.size() - 1, offset}));
+      offset += RecordBytes(record->payload.size());
+      set_used();
+      scan_->last_number = record->number;
+      scan_->last_crc = record->crc;
+      scan_->durable_number = std::max(scan_->durable_number, record->durable);
+    }
+    return {};
+  }
+
+  // files_[i] does not continue the log (or there is none, and the last one does not end in zeros).
+  Status EndBefore(size_t i) {
+    const bool nothing_good = i == 0;
+    const uint64_t number = scan_->last_number + 1;
+    if (nothing_good && files_[0].sequence > 1) {
+      return {Code::kCorrupt, files_[0].path + ": the segment header at offset 0 is damaged, and this is the oldest segment; " +
+                                  "`fastkv check` shows what is left"};
+    }
+    const std::string& where = nothing_good ? files_[0].path : files_[i - 1].path;
+    const uint64_t where_offset = nothing_good ? 0 : files_[i - 1].used_bytes;
+    for (size_t k = nothing_good ? 0 : i - 1; k < files_.size(); ++k) {
+      std::unique_ptr<FileView> view;
+      FASTKV_RETURN_IF_ERROR(env_->View(files_[k].path, &view));
+      const std::string_view bytes = view->bytes();
+      const bool last_good = !nothing_good && k == i - 1;
+      const uint64_t from = last_good ? where_offset : 0;
+      if (const auto evidence = FindEvidence(bytes, from, number)) {
+        return {Code::kCorrupt, where + ": record " + std::to_string(number) + " at offset " + std::to_string(where_offset) +
+                                    " is damaged: it was synced before record " + std::to_string(evidence->number) + " (" +
+                                    files_[k].path + " offset " + std::to_string(evidence->offset) +
+                                    ") was written; `fastkv check` shows what is left"};
+      }
+      const uint64_t end = EndOfNonZero(bytes, from);
+      scan_->torn_bytes += end - from;
+      if (last_good) {
+        scan_->zero_until = end;
+      } else {
+        scan_->remove.insert(scan_->remove.begin(), files_[k].path);  // the newest goes first
+      }
+    }
+    return {};
+  }
+
+  Env* const env_;
+  const RecordVisitor& visit_;
+  LogScan* const scan_;
+  std::vector<SegmentFile> files_;
+};
+
+}  // namespace
+
+Status ScanLog(Env* env, const std::string& dir, const RecordVisitor& visit, LogScan* scan) {
+  *scan = {};
+  return Scanner(env, visit, scan).Run(dir);
+}
+
+Status RepairLog(Env* env, const std::string& dir, const LogScan& scan) {
+  if (!scan.segments.empty() && scan.zero_until > scan.segments.back().used_bytes) {
+    std::unique_ptr<WritableFile> file;
+    FASTKV_RETURN_IF_ERROR(env->OpenForWrite(scan.segments.back().path, WriteMode::kPwrite, &file));
+    const std::string zeros(kZeroChunkBytes, '\0');
+    for (uint64_t at = scan.segments.back().used_bytes; at < scan.zero_until; at += zeros.size()) {
+      const uint64_t length = std::min<uint64_t>(zeros.size(), scan.zero_until - at);
+      FASTKV_RETURN_IF_ERROR(file->Write(at, std::string_view(zeros).substr(0, length)));
+    }
+    FASTKV_RETURN_IF_ERROR(file->Sync());
+  }
+  for (const auto& path : scan.remove) FASTKV_RETURN_IF_ERROR(env->Remove(path));
+  return scan.remove.empty() ? Status() : env->SyncDir(dir);
+}
+
+}  // namespace fastkv

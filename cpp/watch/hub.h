@@ -1,0 +1,127 @@
+// Who watches what, and what each has not had yet.
+//
+//   apply(batch) --> Sweep(to) --match--> watcher.pending = {rev, rev, ...} --> ready --> Wait/Ready --> Take() -->
+//   events
+//                     hash map: single keys    overflow: pending is dropped; the watcher is unsynced
+//                     interval tree: ranges    and scans the source from next_revision until it has caught up
+//
+// Invariants:
+// - a watcher gets every matching event with main >= its start revision exactly once, in order, whole revisions at a
+// time;
+//   or, when compaction passed what it has not taken, one batch with compact_revision, and then nothing: it is
+//   forgotten.
+// - memory per watcher is bounded: pending holds at most kPendingMax revisions (numbers; Take reads the events again).
+// - synced means: every matching revision <= swept is pending or taken. Unsynced means: everything below next_revision
+// is
+//   taken, and next_revision <= the source's revision, so there is always something to scan.
+// - an event is encoded when it is taken: two length prefixes around bytes that the record holds already encoded.
+// (Keeping
+//   encoded events for others was measured: finding one costs more than encoding it.)
+//
+// Starting beside a writer. Revisions become visible in the source first and are swept afterwards, and an Add or a
+// catch-up can fall in between. No revision is lost or repeated, because
+// - Sweep announces `to` before it matches anything, and a watcher becomes synced only when next_revision > announced:
+// what
+//   a running Sweep may already have matched without this watcher, it reads itself;
+// - Sweep leaves out a watcher's revisions below its next_revision: what it has read ahead of the sweep does not come
+// again. A watcher with start_revision 0 starts behind the source's revision at one moment during Add: it gets what is
+// applied after Add has returned, and nothing that was visible before Add was called.
+//
+// Thread safety: every method from any thread, any number of takers for one watcher; Sweep from one thread at a time.
+// Sweep matches in slices and never waits for a Take that is reading; Add and Cancel wait for one slice at most.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fastkv {
+
+class Record;
+
+// What the hub reads events from: the store's revision index.
+class EventSource {
+ public:
+  virtual ~EventSource() = default;
+  // Appends to *out the records with from <= main <= to, in (main, sub) order, whole revisions, at most about limit
+  // records but at least one revision if there is any; returns the last main revision that is fully covered (>= to when
+  // done). `from` may be below compact_revision(): records that compaction has removed are then missing, and the caller
+  // finds out by reading compact_revision() *after* the call. So a compaction must raise compact_revision() before it
+  // removes anything. REQUIRES: an EpochGuard is held by the caller, from before the call until the records are no
+  // longer used.
+  virtual int64_t Events(int64_t from, int64_t to, size_t limit, std::vector<const Record*>* out) const = 0;
+  // The newest revision that readers may see; Events covers it.
+  virtual int64_t revision() const = 0;
+  virtual int64_t compact_revision() const = 0;  // -1 if never
+};
+
+struct WatchSpec {
+  std::string key, range_end;  // key_interval.h; key >= range_end (the caller refuses it) matches nothing
+  int64_t start_revision = 0;  // 0 = from the next revision on; may be in the future
+  bool prev_kv = false;
+  bool no_put = false, no_delete = false;
+};
+
+// Whole revisions, ascending. Live: one batch a main revision. Catching up: many revisions a batch.
+struct WatchBatch {
+  int64_t revision = 0;          // live: the main revision; catching up: the source's when it was read
+  std::string events;            // field 11 of WatchResponse, repeated
+  int64_t compact_revision = 0;  // not 0: the watch has ended, compaction has reached this; revision is 0, events empty
+};
+
+struct WatchLimits {  // tests shrink them
+  size_t pending_max = 1024;
+  size_t scan_records_max = 10'000;  // read by one Take, whatever matches; one revision is read whole
+  size_t slice_records = 512;        // read or matched under one EpochGuard
+};
+
+class WatchHub {
+ public:
+  static constexpr size_t kPendingMax = WatchLimits().pending_max;
+
+  // The source is not called before the first Add.
+  explicit WatchHub(const EventSource* source, WatchLimits limits = WatchLimits());
+  ~WatchHub();
+  WatchHub(const WatchHub&) = delete;
+  WatchHub& operator=(const WatchHub&) = delete;
+
+  // REQUIRES: start_revision >= 0. Ids start at 1 and are never used again.
+  uint64_t Add(WatchSpec spec);
+
+  // Forgets the watcher and wakes who waits on it. Unknown ids are ignored.
+  void Cancel(uint64_t id);
+
+  // Matches all main revisions in (swept, to]. A few nanoseconds when nobody watches.
+  // REQUIRES: the source's revision() has reached `to`, and no record above the previous sweep has been removed by
+  // compaction (its compact_revision() may have passed: a batch can write and compact).
+  void Sweep(int64_t to);
+
+  // What is pending, up to about bytes_max bytes of events (at least one revision); {} if nothing, or if the id is
+  // unknown. Work is bounded: while catching up, {} can also mean "nothing matched so far"; the watcher is then ready
+  // again.
+  std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max);
+
+  // Blocks until Take has something to read, the watcher is gone, or time is up (false). timeout_s <= 0 only looks.
+  bool Wait(uint64_t id, double timeout_s);
+
+  // Ids that have got something to take, in the order in which they got it; each once until a Take. One that Take
+  // leaves something for is ready again.
+  std::vector<uint64_t> Ready();
+
+  // The revision up to which everything was taken. -1: unsynced, something pending, an explicit start_revision not
+  // reached yet (as etcd), or an unknown id.
+  int64_t Progress(uint64_t id);
+
+  size_t size() const;
+
+  // Cancels all, for good: a later Add gives an id that is already gone. When it returns, no Take is using the source.
+  void CloseAll();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fastkv

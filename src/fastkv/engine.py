@@ -1,0 +1,195 @@
+"""
+The Engine protocol: what the native core and the pure-Python reference both are.
+
+An engine owns one store (in memory) and, if it has a path, one data directory (log + checkpoints, docs/format.md).
+`fastkv.store.DB` (the embedded API) and `fastkv.server` (the node) talk to this protocol only.
+
+Invariants:
+* Keys, values and messages are `bytes`. Messages are the client's protobuf bytes (etcd's field numbers), both ways.
+* Answers of `commit` are durable (`sync=True`) or safe from the death of the process (`sync=False`) when it returns.
+* Reads never block writes nor the other way round. Every method may be called from any thread.
+* Client errors are numbers (`errors.Code`); `commit` returns them, every other method raises `errors.from_code(code)`.
+* World errors (disk, lock, corruption) are always raised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+# Command tags: field numbers of etcd's InternalRaftRequest (docs/format.md).
+PUT = 4
+DELETE_RANGE = 5
+TXN = 6
+COMPACTION = 7
+LEASE_GRANT = 8
+LEASE_REVOKE = 9
+ALARM = 10
+LEASE_CHECKPOINT = 11
+
+# What `scan` returns a list of.
+ITEMS, KEYS, VALUES, KEY_VALUES = 0, 1, 2, 3
+
+# Watch filters, or-ed together.
+NOPUT, NODELETE = 1, 2
+
+
+class WatchBatch(NamedTuple):
+    """What `watch_take` hands over: whole revisions, ascending.
+
+    events: mvccpb.Event messages, each with the tag and length it has in WatchResponse.events (field 11), concatenated.
+    revision: the response header's revision. For a live batch, the one main revision of its events; while catching up the
+        store's revision at the time of reading (the batch may then span several revisions).
+    compact_revision: 0, or the revision that compaction has reached; then the watch has ended and events is empty.
+    """
+
+    revision: int
+    events: bytes
+    compact_revision: int
+
+
+class Options(NamedTuple):
+    """How an engine is opened.
+
+    sync: True: a returned write is on disk. False: it survives the death of the process, not of the machine.
+    readonly: no lock, no writes, no repair; sees the directory as it was when opened.
+    checkpoint_bytes: write a checkpoint in the background when the log since the last one is this long (bytes), or as long
+        as the last checkpoint if that is longer.
+    max_txn_ops, max_request_bytes: limits as in etcd; 0 = none (embedded).
+    segment_bytes_first, segment_bytes_max: sizes of log segments (bytes); tests shrink them.
+    log: receives one line (str) per thing worth knowing: a torn tail cut, a checkpoint skipped.
+    """
+
+    sync: bool = True
+    readonly: bool = False
+    checkpoint_bytes: int = 64 << 20
+    max_txn_ops: int = 0
+    max_request_bytes: int = 0
+    segment_bytes_first: int = 1 << 20
+    segment_bytes_max: int = 64 << 20
+    log: Callable[[str], None] | None = None
+
+
+class Engine(Protocol):
+    """One store. Constructed as `NativeEngine(path, options)`; path None = in memory."""
+
+    name: str  # "native" or "python"
+    path: str | None
+
+    # -- state ------------------------------------------------------------------------------------------------
+    @property
+    def revision(self) -> int: ...  # 1 for an empty store
+    @property
+    def compact_revision(self) -> int: ...  # -1 if never compacted
+    @property
+    def applied_index(self) -> int: ...  # log index of the last applied batch; 0 at first
+    @property
+    def closed(self) -> bool: ...
+    def set_identity(self, cluster_id: int, member_id: int, raft_term: int) -> None:
+        """What response headers carry (0 = omitted, as in an embedded store)."""
+
+    def stats(self) -> dict[str, int]:
+        """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records + index),
+        log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
+
+    # -- writes -----------------------------------------------------------------------------------------------
+    def commit(self, commands: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """One batch: one log record, one sync, one apply. Returns (code, response message) for each command; the message is b"" if
+        code is not 0. Concurrent callers share syncs (group commit). Watchers are matched before it returns."""
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
+        """Commit one PutRequest; returns its revision."""
+
+    def delete(self, key: bytes, range_end: bytes = b"") -> tuple[int, int]:
+        """Commit one DeleteRangeRequest; returns (deleted, revision)."""
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]], lease: int = 0) -> int:
+        """Commit one TxnRequest of puts (one revision); returns the revision. A duplicate key raises."""
+
+    # -- reads ------------------------------------------------------------------------------------------------
+    def range(self, request: bytes) -> bytes:
+        """RangeRequest -> RangeResponse, at the latest or the asked revision."""
+
+    def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
+        """RangeStream: RangeRequest -> (RangeResponse, next RangeRequest or b"" at the end). The response holds at most about
+        limit_bytes of kvs; header, more and count only in the last one. The next request carries the pinned revision."""
+
+    def get(self, key: bytes, default: bytes | None = None, revision: int = 0) -> bytes | None: ...
+    def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list:
+        """Keys in [start, end) at `revision` (0 = latest), at most `limit` (0 = all), as `what` asks: ITEMS (key, value) tuples, KEYS,
+        VALUES, or KEY_VALUES (types.KeyValue). end b"" = just the key start; b"\\0" = no upper bound."""
+
+    def count(self, start: bytes, end: bytes, revision: int = 0) -> int: ...
+    def history(self, key: bytes) -> list[tuple[int, bytes]]:
+        """Every record of the key since the compact revision, oldest first: (0 put | 1 delete, KeyValue message)."""
+
+    def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """(hash, compact_revision, hash_revision), equal to etcd's HashKV."""
+
+    def hash(self) -> int:
+        """A CRC-32C of the whole state (testing only)."""
+
+    # -- leases (who is attached; time is the caller's business) ----------------------------------------------
+    def leases(self) -> list[tuple[int, int, int]]:
+        """(id, granted ttl in s, checkpointed remaining ttl or 0), ascending by id."""
+
+    def lease_keys(self, lease: int) -> list[bytes]: ...
+
+    # -- watch ------------------------------------------------------------------------------------------------
+    def watch(self, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool, filters: int) -> int:
+        """Register a watcher; start_revision 0 = from the next revision on. Returns its id (engine-wide, from 1)."""
+
+    def watch_take(self, watcher: int, bytes_max: int) -> list[WatchBatch]:
+        """Pending events, up to about bytes_max bytes (at least one revision); [] if none. Never blocks."""
+
+    def watch_wait(self, watcher: int, timeout_s: float) -> bool:
+        """Block until watch_take has something, the watcher was cancelled, or time is up (False)."""
+
+    def watch_ready(self) -> list[int]:
+        """Ids of watchers that have got something to take since the last call (each once until taken empty)."""
+
+    def watch_progress(self, watcher: int) -> int:
+        """The revision up to which everything was taken, or -1 while something is pending (not synced)."""
+
+    def watch_cancel(self, watcher: int) -> None:
+        """Forget the watcher and wake whoever waits on it; unknown ids are ignored."""
+
+    # -- maintenance ------------------------------------------------------------------------------------------
+    def compact_step(self, revisions_max: int) -> bool:
+        """Remove up to revisions_max superseded revisions that a COMPACTION command has released; True when nothing is left."""
+
+    def checkpoint(self) -> int:
+        """Write a checkpoint now; returns the index it holds."""
+
+    def read_meta(self) -> bytes: ...
+    def write_meta(self, meta: bytes) -> None:
+        """The node's own durable bytes (identity); b"" at first."""
+
+    def sync(self) -> None:
+        """Make every write so far durable (of use with sync=False)."""
+
+    def check(self) -> list[str]:
+        """Walk everything; returns what is wrong, [] if nothing."""
+
+    def close(self) -> None:
+        """Clean close (checkpoint if the log tail is long). Idempotent. Wakes all watchers."""
+
+
+def load(name: str | None = None) -> type:
+    """The engine class that FASTKV_ENGINE (or `name`) asks for: obeyed, or ImportError with the reason."""
+    wanted = name or os.environ.get("FASTKV_ENGINE", "native")
+    if wanted == "native":
+        try:
+            from fastkv._core import NativeEngine
+        except ImportError as reason:
+            raise ImportError(
+                f"the native engine is not built ({reason}); build it with `make setup`, "
+                "or ask for the slow one with FASTKV_ENGINE=python"
+            ) from reason
+        return NativeEngine
+    if wanted == "python":
+        from fastkv.python.engine import PythonEngine
+
+        return PythonEngine
+    raise ImportError(f"FASTKV_ENGINE={wanted!r}: it is native or python")

@@ -1,0 +1,447 @@
+"""
+PythonEngine: the Engine protocol (fastkv/engine.py) over the store, the hub, and, if it has a path, a data directory.
+
+    commit --> queue --(one caller takes all that wait)--> log, sync --> apply, watchers --> each caller's answers
+
+Owns the locks and the order of things; what happens is decided elsewhere (store, txn, watch, storage).
+
+Invariants:
+* a command is in the log, and synced if so asked, before it changes the store; the log holds it byte for byte.
+* log and store hold the same batches: an outcome that would make them differ poisons the engine, which then only reads.
+* what depends on limits is refused before it is logged (validate.py), so that replay cannot end otherwise.
+Thread safety: every method from any thread. `_writing` is held over log and sync (those who come meanwhile gather in the queue),
+`_state` over everything that touches the store or the hub; `_writing` is taken first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+from fastkv import engine, errors
+from fastkv.engine import Options, WatchBatch
+from fastkv.errors import Code
+from fastkv.python import checkpoint, ranges, validate, wire
+from fastkv.python.index import since
+from fastkv.python.storage import TERM, Storage
+from fastkv.python.store import Store
+from fastkv.python.watch import Hub
+from fastkv.python.wire import Identity, RangeRequest
+from fastkv.types import KeyValue
+
+Command = tuple[int, bytes]
+Answer = tuple[int, bytes]
+
+CLOSE_LOG_BYTES_MAX = 16 << 20  # a longer log than this is worth a checkpoint at close
+
+
+class _Waiter:
+    """One caller of commit. `commands`: what of it goes into the log; refused ones have their answer already."""
+
+    def __init__(self, commands: Sequence[Command], options: Options) -> None:
+        self.answers: list[Answer | None] = []
+        self.commands: list[tuple[int, bytes, wire.Request | errors.Error]] = []
+        self.error: BaseException | None = None
+        self.done = False
+        for tag, payload in commands:
+            code, request = _prepare(tag, payload, options)
+            self.answers.append((code, b"") if request is None else None)
+            if request is not None:
+                self.commands.append((tag, payload, request))
+
+
+def _prepare(tag: int, payload: bytes, options: Options) -> tuple[int, wire.Request | errors.Error | None]:
+    """(0, what apply will need), or (code, None) for what must not be logged."""
+    if tag not in validate.TAGS:
+        return int(Code.MALFORMED), None  # a log that holds it would be one of a newer format
+    if 0 < options.max_request_bytes < len(payload):
+        return int(Code.REQUEST_TOO_LARGE), None
+    try:
+        return 0, validate.parse(tag, payload, options.max_txn_ops)
+    except errors.Error as error:
+        return (int(Code.TOO_MANY_OPS), None) if error.number == Code.TOO_MANY_OPS else (0, error)
+
+
+class PythonEngine:
+    name = "python"
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, options: Options = Options()) -> None:
+        self.path: str | None = None if path is None else os.fspath(path)
+        self.options = options
+        self._pid = os.getpid()
+        self._queue: list[_Waiter] = []
+        self._queue_lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._state = threading.RLock()
+        self._wake = threading.Condition(self._state)
+        self._closed = False
+        self._poison = ""
+        self._applied_index = 0
+        self._batches = self._commands = 0
+        self._meta = b""
+        self._store = Store()
+        self._storage: Storage | None = None
+        self._checkpointing = threading.Lock()
+        self._checkpointer: threading.Thread | None = None
+        if self.path is not None:
+            self._storage, recovered = Storage.open(self.path, options)
+            self._store, self._applied_index, self._meta = recovered
+        self._hub = Hub(self._store)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        self._check_open()
+        return self._store.revision
+
+    @property
+    def compact_revision(self) -> int:
+        self._check_open()
+        return self._store.compact_revision
+
+    @property
+    def applied_index(self) -> int:
+        self._check_open()
+        return self._applied_index
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def set_identity(self, cluster_id: int, member_id: int, raft_term: int) -> None:
+        with self._state:
+            self._check_open()
+            self._store.identity = Identity(cluster_id, member_id, raft_term)
+
+    def stats(self) -> dict[str, int]:
+        with self._state:
+            self._check_open()
+            stats = {
+                "keys": len(self._store.index),
+                "records": self._store.records,
+                "revision": self._store.revision,
+                "compact_revision": self._store.compact_revision,
+                "applied_index": self._applied_index,
+                "term": TERM,
+                "leases": len(self._store.leases),
+                "watchers": len(self._hub),
+                "memory_bytes": self._store.memory_bytes,
+                "log_bytes": 0,
+                "checkpoint_bytes": 0,
+                "checkpoint_index": 0,
+                "syncs": 0,
+                "batches": self._batches,
+                "commands": self._commands,
+            }
+            return stats | self._storage.stats() if self._storage else stats
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise errors.ForkedError("fastkv: the store was opened by the parent process; open it again in the child")
+        if self._closed:
+            raise errors.from_code(Code.CLOSED)
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.options.readonly:
+            raise errors.from_code(Code.READ_ONLY)
+        poison = self._poison or (self._storage.log.poison if self._storage is not None else "")
+        if poison:
+            raise errors.from_code(Code.POISONED, f"fastkv: no more writes until the store is opened again: {poison}")
+
+    # -- writes -----------------------------------------------------------------------------------------------
+
+    def commit(self, commands: Sequence[Command]) -> list[Answer]:
+        self._check_writable()
+        waiter = _Waiter(commands, self.options)
+        if waiter.commands:
+            with self._queue_lock:
+                self._queue.append(waiter)
+            with self._writing:  # who waits here meanwhile is in the queue, for the next one to take along
+                if not waiter.done:
+                    with self._queue_lock:
+                        batch, self._queue = self._queue, []
+                    self._commit_batch(batch)
+                    self._checkpoint_if_due()
+            if waiter.error is not None:
+                raise waiter.error
+        return [answer for answer in waiter.answers if answer is not None]
+
+    def _commit_batch(self, batch: list[_Waiter]) -> None:
+        """Log, sync and apply the commands of all these callers as one batch. Sets answers and error of each."""
+        try:
+            self._check_writable()
+            if self._storage is not None:
+                commands = [(tag, payload) for waiter in batch for tag, payload, _ in waiter.commands]
+                self._storage.append_batch(self._applied_index + 1, commands)
+            self._apply(batch)
+        except errors.Error as error:  # from the log: nothing was appended, or the log takes no more
+            for waiter in batch:
+                waiter.error = error
+        except BaseException as reason:
+            self._poison = f"a write was interrupted ({reason!r})"
+            for waiter in batch:
+                waiter.error = errors.from_code(Code.POISONED, f"fastkv: {self._poison}")
+            raise
+        finally:
+            for waiter in batch:
+                waiter.done = True
+
+    def _apply(self, batch: list[_Waiter]) -> None:
+        with self._state:
+            before = self._store.revision
+            for waiter in batch:
+                answers = iter([self._execute(request) for _, _, request in waiter.commands])
+                waiter.answers = [answer or next(answers) for answer in waiter.answers]
+                self._commands += len(waiter.commands)
+            self._applied_index += 1
+            self._batches += 1
+            self._hub.sweep(before)
+            self._wake.notify_all()
+
+    def _execute(self, request: wire.Request | errors.Error) -> Answer:
+        if isinstance(request, errors.Error):
+            return int(request.number), b""
+        try:
+            return 0, self._store.apply(request)
+        except errors.Error as error:
+            return int(error.number), b""
+
+    def _commit_one(self, tag: int, payload: bytes) -> bytes:
+        """One command whose error is raised."""
+        ((code, response),) = self.commit([(tag, payload)])
+        if code:
+            raise errors.from_code(code)
+        return response
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
+        return wire.response_revision(self._commit_one(engine.PUT, wire.encode_put(key, value, lease)))
+
+    def delete(self, key: bytes, range_end: bytes = b"") -> tuple[int, int]:
+        response = self._commit_one(engine.DELETE_RANGE, wire.encode_delete(key, range_end))
+        return wire.response_deleted(response), wire.response_revision(response)
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]], lease: int = 0) -> int:
+        return wire.response_revision(self._commit_one(engine.TXN, wire.encode_txn_of_puts(items, lease)))
+
+    # -- reads ------------------------------------------------------------------------------------------------
+
+    def range(self, request: bytes) -> bytes:
+        asked = RangeRequest.decode(request)
+        validate.check_range(asked)
+        with self._state:
+            self._check_open()
+            self._store.readable(asked.revision)
+            header = self._store.header()
+            result = self._store.range(asked, self._store.revision)
+        return header + result.encode()
+
+    def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
+        asked = RangeRequest.decode(request)
+        validate.check_range(asked)
+        ranges.check_stream(asked)
+        with self._state:
+            self._check_open()
+            revision = self._store.readable(asked.revision)
+            live = self._store.live(asked.key, asked.range_end, revision)
+            asked.header_revision = asked.header_revision or self._store.revision
+            result, following = ranges.read_chunk(asked, live, revision, limit_bytes)
+            header = self._store.identity.header(asked.header_revision)
+        if following is None:
+            return header + result.encode(), b""
+        return result.encode(), following.encode()
+
+    def get(self, key: bytes, default: bytes | None = None, revision: int = 0) -> bytes | None:
+        if not key:
+            raise errors.from_code(Code.EMPTY_KEY)
+        with self._state:
+            self._check_open()
+            kv = self._store.get(key, self._store.readable(revision))
+        return default if kv is None else kv.value
+
+    def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list[Any]:
+        with self._state:
+            self._check_open()
+            live: Iterator[KeyValue] = self._store.live(start, end, self._store.readable(revision))
+            if reverse:
+                live = reversed(list(live))
+            kvs = list(islice(live, limit if limit > 0 else None))
+        match what:
+            case engine.ITEMS:
+                return [(kv.key, kv.value) for kv in kvs]
+            case engine.KEYS:
+                return [kv.key for kv in kvs]
+            case engine.VALUES:
+                return [kv.value for kv in kvs]
+            case engine.KEY_VALUES:
+                return kvs
+        raise ValueError(f"scan: what={what} is none of ITEMS, KEYS, VALUES, KEY_VALUES")
+
+    def count(self, start: bytes, end: bytes, revision: int = 0) -> int:
+        with self._state:
+            self._check_open()
+            return sum(1 for _ in self._store.live(start, end, self._store.readable(revision)))
+
+    def history(self, key: bytes) -> list[tuple[int, bytes]]:
+        with self._state:
+            self._check_open()
+            chain = self._store.index.get(key) or []
+            visible = since(chain, self._store.compact_revision)
+        return [(int(record.tombstone), wire.encode_key_value(record.kv)) for record in visible]
+
+    def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        with self._state:
+            self._check_open()
+            return self._store.hash_kv(revision)
+
+    def hash(self) -> int:
+        """The CRC-32C of what a checkpoint's blocks of types 2 (records), then 3 (leases) hold, payloads concatenated."""
+        with self._state:
+            self._check_open()
+            picture = checkpoint.take_picture(self._store, self._applied_index, TERM, self._meta, b"")
+        return checkpoint.state_hash(picture)
+
+    # -- leases -----------------------------------------------------------------------------------------------
+
+    def leases(self) -> list[tuple[int, int, int]]:
+        with self._state:
+            self._check_open()
+            return [(id, lease.ttl, lease.remaining) for id, lease in sorted(self._store.leases.items())]
+
+    def lease_keys(self, lease: int) -> list[bytes]:
+        with self._state:
+            self._check_open()
+            known = self._store.leases.get(lease)
+            return [] if known is None else sorted(known.keys)
+
+    # -- watch ------------------------------------------------------------------------------------------------
+
+    def watch(self, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool, filters: int) -> int:
+        with self._state:
+            self._check_open()
+            return self._hub.add(key, range_end, start_revision, prev_kv, filters)
+
+    def watch_take(self, watcher: int, bytes_max: int) -> list[WatchBatch]:
+        with self._state:
+            self._check_open()
+            return self._hub.take(watcher, bytes_max)
+
+    def watch_wait(self, watcher: int, timeout_s: float) -> bool:
+        with self._wake:
+            self._check_open()
+            return self._wake.wait_for(lambda: self._closed or self._hub.has_something(watcher), timeout_s)
+
+    def watch_ready(self) -> list[int]:
+        with self._state:
+            self._check_open()
+            return self._hub.ready()
+
+    def watch_progress(self, watcher: int) -> int:
+        with self._state:
+            self._check_open()
+            return self._hub.progress(watcher)
+
+    def watch_cancel(self, watcher: int) -> None:
+        with self._wake:
+            self._check_open()
+            self._hub.cancel(watcher)
+            self._wake.notify_all()
+
+    # -- maintenance ------------------------------------------------------------------------------------------
+
+    def compact_step(self, revisions_max: int) -> bool:
+        with self._state:
+            self._check_open()
+            return self._store.compact_step(revisions_max)
+
+    def checkpoint(self) -> int:
+        self._check_writable()
+        return self._write_checkpoint()
+
+    def read_meta(self) -> bytes:
+        self._check_open()
+        return self._meta
+
+    def write_meta(self, meta: bytes) -> None:
+        with self._writing:
+            self._check_writable()
+            if self._storage is not None:
+                self._storage.append_meta(meta)
+            self._meta = meta
+
+    def sync(self) -> None:
+        with self._writing:
+            self._check_writable()
+            if self._storage is not None:
+                self._storage.sync()
+
+    def check(self) -> list[str]:
+        with self._state:
+            self._check_open()
+            return self._store.check()
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # the store is the parent's
+        with self._writing, self._wake:
+            if self._closed:
+                return
+            self._closed = True
+            self._hub.cancel_all()
+            self._wake.notify_all()
+        if self._storage is not None:
+            if self._checkpointer is not None:
+                self._checkpointer.join()
+            try:
+                self._close_log()
+            finally:
+                self._storage.release()
+
+    def _close_log(self) -> None:
+        assert self._storage is not None
+        if self.options.readonly or self._poison or self._storage.log.poison:
+            return
+        if self._storage.log_bytes > min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX):
+            self._write_checkpoint()
+        self._storage.close_log(self._applied_index)
+
+    def _write_checkpoint(self) -> int:
+        """From a picture of now; writes go on while it is written."""
+        if self._storage is None:
+            return self._applied_index
+        with self._checkpointing:
+            with self._writing:
+                self._storage.sync()  # a checkpoint must not be ahead of its log
+                with self._state:
+                    picture, log_bytes = self._storage.picture(self._store, self._applied_index, self._meta)
+            if picture.index:
+                self._storage.write_checkpoint(picture)
+                with self._writing:
+                    self._storage.checkpoint_written(picture, log_bytes)
+            return picture.index
+
+    def _checkpoint_if_due(self) -> None:
+        """Called with `_writing` held."""
+        if self._storage is None or not self._storage.checkpoint_due:
+            return
+        if self._checkpointer is None or not self._checkpointer.is_alive():
+            self._checkpointer = threading.Thread(target=self._checkpoint_in_background, name="fastkv-checkpoint")
+            self._checkpointer.start()
+
+    def _checkpoint_in_background(self) -> None:
+        try:
+            self._write_checkpoint()
+        except errors.Error as error:  # the log still has everything
+            if self.options.log is not None:
+                self.options.log(f"checkpoint failed: {error}")

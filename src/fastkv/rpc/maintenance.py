@@ -1,0 +1,62 @@
+"""etcdserverpb.Maintenance: how the node is, alarms, hashes. Defragment has nothing to do and says so in the log."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastkv.engine import ALARM
+from fastkv.rpc.wire import Message, bytes_field, int_field, message_field
+from fastkv.server.node import ALARM_NAMES, Node
+from fastkv.server.version import API_VERSION, STORAGE_VERSION
+
+
+async def status(node: Node, request: bytes) -> bytes:
+    Message(request)
+    identity, stats = node.identity, node.engine.stats()
+    in_use_bytes = stats["memory_bytes"]
+    # etcdctl divides by dbSize and shows dbSizeInUse as a part of it.
+    size_bytes = max(stats["log_bytes"] + stats["checkpoint_bytes"], in_use_bytes, 1)
+    raised = [f"memberID:{member} alarm:{ALARM_NAMES.get(alarm, alarm)} " for member, alarm in sorted(node.alarms)]
+    return b"".join(
+        (
+            message_field(1, node.header()),
+            bytes_field(2, API_VERSION.encode()),
+            int_field(3, size_bytes),
+            int_field(4, identity.member_id),
+            int_field(5, stats["applied_index"]),
+            int_field(6, identity.term),
+            int_field(7, stats["applied_index"]),
+            *(message_field(8, text.encode()) for text in raised),
+            int_field(9, in_use_bytes),
+            bytes_field(11, STORAGE_VERSION.encode()),
+            int_field(12, node.config.quota_bytes),
+            message_field(13, b""),
+        )
+    )
+
+
+async def alarm(node: Node, request: bytes) -> bytes:
+    return await node.execute(ALARM, request)
+
+
+async def defragment(node: Node, request: bytes) -> bytes:
+    Message(request)
+    node.log.info("defragment: there is nothing to do, the log and checkpoints of fastkv do not fragment")
+    return b""
+
+
+async def hash_(node: Node, request: bytes) -> bytes:
+    Message(request)
+    value = await asyncio.to_thread(node.engine.hash)
+    return message_field(1, node.header()) + int_field(2, value)
+
+
+async def hash_kv(node: Node, request: bytes) -> bytes:
+    revision = Message(request).number(1)
+    value, compact_revision, hash_revision = await asyncio.to_thread(node.engine.hash_kv, revision)
+    hashes = int_field(2, value) + int_field(3, compact_revision) + int_field(4, hash_revision)
+    return message_field(1, node.header()) + hashes
+
+
+UNARY = {"Alarm": alarm, "Status": status, "Defragment": defragment, "Hash": hash_, "HashKV": hash_kv}
+ABSENT = ("Snapshot", "MoveLeader", "Downgrade")

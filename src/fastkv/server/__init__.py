@@ -1,0 +1,1 @@
+"""One member that serves the etcd v3 API from an engine: flags, log, node, front end."""

@@ -1,0 +1,183 @@
+"""
+The client port: gRPC and HTTP/1.1 on one socket, told apart by the first bytes.
+
+    client --"PRI * HTTP/2.0..."--> relay --unix socket, mode 0700 directory--> grpcio
+    client --anything else--------> HttpConnection
+
+grpcio listens for itself and cannot be handed a connection, so its bytes are relayed through a socket that only this user can
+reach. The relay copies and never interprets; it stops reading from one side while the other is behind.
+
+Invariants:
+* Nothing is accepted before `serve`, nothing is left open after `close`.
+* A relayed connection ends on both sides together, after what was received has been handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from fastkv.rpc.services import Services
+from fastkv.server.config import Config
+from fastkv.server.flags import split_url
+from fastkv.server.http import HttpConnection
+from fastkv.server.node import Node
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FIRST_BYTES_TIMEOUT_S = 300.0
+RELAY_BYTES = 256 << 10
+BACKLOG = 1024
+STOP_GRACE_S = 0.5
+# Above etcd's limit by far: requests between the two get etcd's own text, this one only bounds memory.
+RECEIVE_BYTES_FACTOR = 16
+
+
+def bind(config: Config) -> list[socket.socket]:
+    """A bound socket per client URL; OSError names the address that cannot be had."""
+    bound: list[socket.socket] = []
+    try:
+        for url in config.listen_client_urls:
+            bound.append(_bind(url, config.reuse_port))
+    except OSError:
+        for listener in bound:
+            listener.close()
+        raise
+    return bound
+
+
+def _bind(url: str, reuse_port: bool) -> socket.socket:
+    parts = split_url(url)
+    if parts.scheme == "unix":
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        address: str | tuple[str, int] = parts.netloc + parts.path
+        Path(parts.netloc + parts.path).unlink(missing_ok=True)
+    else:
+        host, _, port = parts.netloc.rpartition(":")
+        host = host.strip("[]").replace("localhost", "127.0.0.1")
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        address = (host, int(port))
+    try:
+        listener.bind(address)
+    except OSError as reason:
+        listener.close()
+        raise OSError(reason.errno, f"listen {parts.netloc or parts.path}: {(reason.strerror or str(reason)).lower()}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """host:port or the path."""
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return name
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+class Front:
+    """Owns the listeners, the gRPC server behind them and every connection."""
+
+    def __init__(self, node: Node, listeners: list[socket.socket]) -> None:
+        self._node = node
+        self._listeners = listeners
+        self._directory = Path(tempfile.mkdtemp(prefix="fastkv-"))
+        self._socket_path = str(self._directory / "grpc.sock")
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+        self._grpc = grpc.aio.server(options=_options(node.config))
+        self._grpc.add_generic_rpc_handlers((Services(node),))
+        self._grpc.add_insecure_port(f"unix:{self._socket_path}")
+
+    async def serve(self) -> None:
+        """From now on clients are answered."""
+        await self._grpc.start()
+        for listener in self._listeners:
+            self._servers.append(await asyncio.start_server(self._connected, sock=listener, backlog=BACKLOG, limit=RELAY_BYTES))
+
+    async def close(self) -> None:
+        """Accept nothing more, let calls under way end within STOP_GRACE_S, then cut."""
+        for server in self._servers:
+            server.close()
+        await self._grpc.stop(STOP_GRACE_S)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for listener in self._listeners:
+            if listener.family == socket.AF_UNIX and listener.fileno() >= 0:
+                Path(listener.getsockname()).unlink(missing_ok=True)
+            listener.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # the client is gone, silent, or we stop: in each case the connection just ends
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = b""
+        async with asyncio.timeout(FIRST_BYTES_TIMEOUT_S):
+            while first != PREFACE and PREFACE.startswith(first):
+                more = await reader.read(len(PREFACE) - len(first))
+                if not more:
+                    return
+                first += more
+        if first == PREFACE:
+            await self._relay(first, reader, writer)
+            return
+
+        async def write(data: bytes) -> None:
+            writer.write(data)
+            await writer.drain()
+
+        await HttpConnection(self._node, reader.read, write).run(first)
+
+    async def _relay(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        grpc_reader, grpc_writer = await asyncio.open_unix_connection(self._socket_path, limit=RELAY_BYTES)
+        grpc_writer.write(first)
+        both = (asyncio.ensure_future(_copy(reader, grpc_writer)), asyncio.ensure_future(_copy(grpc_reader, writer)))
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copying in both:
+                copying.cancel()
+            grpc_writer.close()
+            await asyncio.gather(*both, return_exceptions=True)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(RELAY_BYTES):
+        writer.write(data)
+        await writer.drain()
+
+
+def _options(config: Config) -> list[tuple[str, int]]:
+    def ms(seconds: float) -> int:
+        return int(seconds * 1000)
+
+    options = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", RECEIVE_BYTES_FACTOR * config.receive_bytes_max),
+        ("grpc.max_concurrent_streams", min(config.max_concurrent_streams, (1 << 31) - 1)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", ms(config.keepalive_min_time_s)),
+        ("grpc.keepalive_permit_without_calls", 0),
+    ]
+    if config.keepalive_interval_s > 0 and config.keepalive_timeout_s > 0:
+        options.append(("grpc.keepalive_time_ms", ms(config.keepalive_interval_s)))
+        options.append(("grpc.keepalive_timeout_ms", ms(config.keepalive_timeout_s)))
+    return options

@@ -1,0 +1,186 @@
+"""
+The small HTTP/1.1 surface of the client port: /health, /livez, /readyz and /version, for probes and people.
+
+    bytes -> h11 -> Answer -> h11 -> bytes        one connection, requests in turn, keep-alive as h11 decides
+
+`answer` is the whole behaviour (paths, codes, bodies: etcd's); `HttpConnection` only moves bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+
+from fastkv._version import __version__
+from fastkv.errors import Error
+from fastkv.rpc.wire import int_field, message_field
+from fastkv.server.node import ALARM_CORRUPT, ALARM_NAMES, Node
+from fastkv.server.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION
+
+READ_BYTES = 64 << 10
+REQUEST_TIMEOUT_S = 300.0  # for a request to arrive, as Go's ReadHeaderTimeout in etcd
+CORS = (
+    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+    ("Access-Control-Allow-Origin", "*"),
+)
+TEXT = "text/plain; charset=utf-8"
+# One key, keys only: what a health check reads.
+PROBE = message_field(1, b"health") + int_field(3, 1) + int_field(8, 1)
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    content_type: str = TEXT
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def answer(node: Node, method: str, target: str) -> Answer:
+    """What a request gets."""
+    url = urlsplit(target)
+    query = parse_qs(url.query, keep_blank_values=True)
+    path, _, check = url.path.removeprefix("/").partition("/")
+    if method == "OPTIONS":
+        return Answer(200, b"")
+    found: Answer | None = None
+    if path == "version" and not check:
+        found = _version()
+    elif path == "health" and not check:
+        found = _health(node, query)
+    elif path in ("livez", "readyz") and check in ("", *_checks(node, path)):
+        found = _probe(node, path, check, query)
+    if found is None:
+        return Answer(404, b"404 page not found\n", headers=(("X-Content-Type-Options", "nosniff"),))
+    if method != "GET":
+        headers = (("Allow", "GET"), ("X-Content-Type-Options", "nosniff"))
+        return Answer(405, b"Method Not Allowed\n", headers=headers)
+    return found
+
+
+def _version() -> Answer:
+    versions = {
+        "etcdserver": API_VERSION,
+        "etcdcluster": CLUSTER_VERSION,
+        "storage": STORAGE_VERSION,
+        "fastkv": __version__,
+    }
+    return Answer(200, json.dumps(versions, separators=(",", ":")).encode(), "application/json")
+
+
+def _health(node: Node, query: dict[str, list[str]]) -> Answer:
+    excluded = query.get("exclude", [])
+    reason = ""
+    for _, alarm in sorted(node.alarms):
+        if ALARM_NAMES.get(alarm) not in excluded:
+            reason = f"ALARM {ALARM_NAMES.get(alarm, alarm)}"
+            break
+    if not reason and (failure := _read_failure(node)):
+        reason = f"RANGE ERROR:{failure}"
+    body = json.dumps({"health": "false" if reason else "true", "reason": reason}, separators=(",", ":")).encode()
+    return Answer(503, body + b"\n") if reason else Answer(200, body)
+
+
+def _read_failure(node: Node) -> str:
+    if node.stopping.is_set():
+        return "etcdserver: server stopped"
+    try:
+        node.engine.range(PROBE)
+    except Error as error:
+        return str(error)
+    return ""
+
+
+def _corrupt(node: Node) -> str:
+    return "alarm activated: CORRUPT" if any(alarm == ALARM_CORRUPT for _, alarm in node.alarms) else ""
+
+
+def _checks(node: Node, path: str) -> dict[str, str]:
+    """Check -> why it fails, "" if it does not."""
+    failure = _read_failure(node)
+    if path == "livez":
+        return {"serializable_read": failure}
+    return {
+        "data_corruption": _corrupt(node),
+        "serializable_read": failure,
+        "linearizable_read": failure,
+        "non_learner": "",
+    }
+
+
+def _probe(node: Node, path: str, check: str, query: dict[str, list[str]]) -> Answer:
+    checks = _checks(node, path)
+    if check:
+        checks = {check: checks[check]}
+    excluded = query.get("exclude", [])
+    checks = {name: failure for name, failure in checks.items() if name not in excluded}
+    failed = any(checks.values())
+    lines = [f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in checks.items()]
+    nosniff = (("X-Content-Type-Options", "nosniff"),)
+    if failed:
+        return Answer(503, ("".join(lines) + "\n").encode(), headers=nosniff)
+    body = "".join(lines) + "ok\n" if "verbose" in query else "ok\n"
+    return Answer(200, body.encode(), headers=nosniff)
+
+
+class HttpConnection:
+    """One client. `read` and `write` move its bytes; the first ones may have been read already."""
+
+    def __init__(
+        self, node: Node, read: Callable[[int], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self._node = node
+        self._read = read
+        self._write = write
+        self._http = h11.Connection(h11.SERVER)
+
+    async def run(self, first: bytes) -> None:
+        """Serve until the client closes, goes silent or sends something that is not HTTP."""
+        self._http.receive_data(first)
+        try:
+            while await self._serve_one():
+                self._http.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                await self._send(Answer(error.error_status_hint, b"400 Bad Request"), close=True)
+
+    async def _serve_one(self) -> bool:
+        """Whether the connection can carry another request."""
+        request: h11.Request | None = None
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._read(READ_BYTES))
+                elif isinstance(event, h11.Request):
+                    request = event
+                elif isinstance(event, h11.EndOfMessage):
+                    break
+                elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                    return False
+        assert request is not None
+        await self._send(answer(self._node, request.method.decode(), request.target.decode("latin-1")))
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    async def _send(self, reply: Answer, close: bool = False) -> None:
+        headers = [
+            *CORS,
+            ("Content-Type", reply.content_type),
+            ("Date", formatdate(usegmt=True)),
+            ("Content-Length", str(len(reply.body))),
+            *reply.headers,
+        ]
+        if close:
+            headers.append(("Connection", "close"))
+        reason = HTTPStatus(reply.status).phrase.encode()
+        out = self._http.send(h11.Response(status_code=reply.status, headers=headers, reason=reason)) or b""
+        out += self._http.send(h11.Data(data=reply.body)) or b""
+        out += self._http.send(h11.EndOfMessage()) or b""
+        await self._write(out)
