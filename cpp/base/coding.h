@@ -4,8 +4,8 @@
 //   ByteReader in(bytes);  uint64_t index, length;
 //   if (!in.U64(&index) || !in.Varint(&length) || !in.done()) return Status(Code::kCorrupt, ...);
 //
-// Invariants: a ByteReader never looks past its bytes; a read that fails consumes nothing and every read after it fails.
-// Thread safety: none needed; no state but the reader's own.
+// Invariants: a ByteReader never looks past its bytes; a read that fails consumes nothing and every read after it
+// fails. Thread safety: none needed; no state but the reader's own.
 #pragma once
 
 #include <bit>

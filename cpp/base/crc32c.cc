@@ -84,7 +84,8 @@ __attribute__((target("crc")))
 #else
 __attribute__((target("+crc")))
 #endif
-uint32_t ExtendArmv8(uint32_t crc, const void* data, size_t length) {
+uint32_t
+ExtendArmv8(uint32_t crc, const void* data, size_t length) {
   const char* p = static_cast<const char*>(data);
   uint32_t state = crc ^ 0xFFFFFFFFu;
   for (; length >= 8; p += 8, length -= 8) state = __crc32cd(state, LoadU64(p));

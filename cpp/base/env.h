@@ -1,7 +1,7 @@
 // The operating system as the store sees it: files, directories, locks, the clock.
 //
-// PosixEnv (posix_env.cc) is the real one, FaultEnv (fault_env.h) keeps everything in memory and loses what was not synced.
-// Every failure is a Status that names operation, path and the system's reason:
+// PosixEnv (posix_env.cc) is the real one, FaultEnv (fault_env.h) keeps everything in memory and loses what was not
+// synced. Every failure is a Status that names operation, path and the system's reason:
 //   ENOSPC, EDQUOT -> kNoSpace    ENOENT -> kNotFound    a lock that is held -> kLocked    everything else -> kIoError
 //
 // What survives what:
@@ -84,14 +84,15 @@ class Env {
   virtual Status View(const std::string& path, std::unique_ptr<FileView>* view) = 0;
   virtual Status OpenForRead(const std::string& path, std::unique_ptr<ReadableFile>* file) = 0;
 
-  // Writing. Create replaces what is there; `size` bytes are reserved on the disk and read as zeros. If that fails, whatever was
-  // made is removed again. OpenForWrite keeps the file's bytes and size and, to map it, reserves its holes.
+  // Writing. Create replaces what is there; `size` bytes are reserved on the disk and read as zeros. If that fails,
+  // whatever was made is removed again. OpenForWrite keeps the file's bytes and size and, to map it, reserves its
+  // holes.
   virtual Status Create(const std::string& path, uint64_t size, WriteMode mode,
                         std::unique_ptr<WritableFile>* file) = 0;
   virtual Status OpenForWrite(const std::string& path, WriteMode mode, std::unique_ptr<WritableFile>* file) = 0;
 
-  // One owner at a time, in this process or another. A held lock gives kLocked with the owner's pid in the message. Never blocks.
-  // The lock ends with its object or its process; a forked child does not hold it.
+  // One owner at a time, in this process or another. A held lock gives kLocked with the owner's pid in the message.
+  // Never blocks. The lock ends with its object or its process; a forked child does not hold it.
   virtual Status Lock(const std::string& path, std::unique_ptr<FileLock>* lock) = 0;
 
   virtual uint64_t NowMicros() = 0;  // monotonic

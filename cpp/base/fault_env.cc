@@ -20,8 +20,8 @@ std::string NameOf(const std::string& path) {
 }  // namespace
 
 struct FaultEnv::Inode {
-  std::string bytes;   // what a running system sees
-  std::string synced;  // what the disk has for certain
+  std::string bytes;                                      // what a running system sees
+  std::string synced;                                     // what the disk has for certain
   std::map<uint64_t, std::vector<std::string>> versions;  // sector -> what it was since the last sync, oldest first
 
   void NoteSectors(uint64_t from, uint64_t to) {
@@ -269,7 +269,7 @@ Status FaultEnv::Gate(Op op, const std::string& path, bool* fail_midway) {
   if (it->second.for_good) it->second.countdown = 1;
   *fail_midway = true;
   return {it->second.code, what + (it->second.code == Code::kNoSpace ? ": No space left on device (injected)"
-                                                                      : ": Input/output error (injected)")};
+                                                                     : ": Input/output error (injected)")};
 }
 
 Status FaultEnv::WriteLocked(const std::string& path, Inode* inode, uint64_t generation, uint64_t offset,

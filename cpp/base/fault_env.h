@@ -6,9 +6,10 @@
 //   env.Crash();            // power loss: open files are dead, unsynced sectors and names survive at random
 //   ... open again ...
 //
-// Power loss, per file: every 512-byte sector ends up as any of the versions it had since the last Sync, each sector by itself (a
-// write is torn, dropped, or reordered after a later one); the size ends up as the synced or the newest one. Per directory: the
-// unsynced creates, renames and removes survive each by itself, or up to one point (chosen per crash).
+// Power loss, per file: every 512-byte sector ends up as any of the versions it had since the last Sync, each sector by
+// itself (a write is torn, dropped, or reordered after a later one); the size ends up as the synced or the newest one.
+// Per directory: the unsynced creates, renames and removes survive each by itself, or up to one point (chosen per
+// crash).
 //
 // Invariant: a Sync'd byte in a SyncDir'd name is never lost.
 // Thread safety: every method from any thread (one lock); deterministic only as far as the callers' order is.
@@ -34,8 +35,8 @@ class FaultEnv : public Env {
   ~FaultEnv() override;
 
   enum class Op { kWrite, kSync, kCreate, kRemove, kRename, kSyncDir };
-  // The n-th call of this kind from now (1 = the next) fails with `code` (kNoSpace or kIoError); a write that fails has written some
-  // of its bytes, a sync that fails none. With `for_good` all after it fail as well.
+  // The n-th call of this kind from now (1 = the next) fails with `code` (kNoSpace or kIoError); a write that fails has
+  // written some of its bytes, a sync that fails none. With `for_good` all after it fail as well.
   void FailNth(Op op, uint64_t n, Code code, bool for_good = false);
   void ClearFailures();
   // Sync and SyncDir say OK and do nothing: what a test must notice if it is worth anything.

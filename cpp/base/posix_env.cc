@@ -1,8 +1,8 @@
 // The real Env: Linux and macOS.
 //
-// A mapped file is written with memcpy, so its space must really be there: a page of a hole on a full disk would be SIGBUS. Hence
-// fallocate, or zeros written one by one where the filesystem has none. Pages that were written are given back to the system every
-// few MiB (they stay in its cache), so that the log does not count as this process's memory.
+// A mapped file is written with memcpy, so its space must really be there: a page of a hole on a full disk would be
+// SIGBUS. Hence fallocate, or zeros written one by one where the filesystem has none. Pages that were written are given
+// back to the system every few MiB (they stay in its cache), so that the log does not count as this process's memory.
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -28,10 +28,10 @@
 namespace fastkv {
 namespace {
 
-constexpr size_t kIoBytesMax = 1 << 30;          // Linux moves at most 2 GiB a call, macOS refuses more than INT_MAX
-constexpr uint64_t kDropMappedBytes = 4 << 20;   // mapped and written pages that may count as ours
+constexpr size_t kIoBytesMax = 1 << 30;         // Linux moves at most 2 GiB a call, macOS refuses more than INT_MAX
+constexpr uint64_t kDropMappedBytes = 4 << 20;  // mapped and written pages that may count as ours
 constexpr size_t kZeroChunkBytes = 1 << 20;
-constexpr uint64_t kMapGranularity = 64 << 10;   // a multiple of every page size
+constexpr uint64_t kMapGranularity = 64 << 10;  // a multiple of every page size
 
 Status ErrnoStatus(std::string_view operation, const std::string& path, int error) {
   Code code = Code::kIoError;
@@ -233,9 +233,9 @@ class MappedFile : public PwriteFile {
   uint64_t dropped_ = 0;  // pages below were given back
 };
 
-// Which lock files this process holds. flock alone would do between processes, but its holder inside this process could only be
-// guessed from the pid. A forked child inherits descriptors and with them the lock: it closes its copies at once, so that the lock
-// ends with the parent.
+// Which lock files this process holds. flock alone would do between processes, but its holder inside this process could
+// only be guessed from the pid. A forked child inherits descriptors and with them the lock: it closes its copies at
+// once, so that the lock ends with the parent.
 class LockRegistry {
  public:
   using Key = std::pair<uint64_t, uint64_t>;  // device, inode
@@ -267,10 +267,12 @@ class PosixLock : public FileLock {
   ~PosixLock() override {
     LockRegistry& registry = LockRegistry::Get();
     const std::lock_guard guard(registry.mu);
-    if (registry.generation != generation_) return;
+    if (registry.generation != generation_) return;  // the parent's: unlocking would free it under the parent's feet
     const auto it = registry.held.find(key_);
     FASTKV_CHECK(it != registry.held.end());
-    close(it->second);  // never LOCK_UN: that would free the lock for everyone who shares the descriptor
+    // A child may have been forked a moment ago and not yet have closed its copy, so closing ours would not do.
+    flock(it->second, LOCK_UN);
+    close(it->second);
     registry.held.erase(it);
   }
 

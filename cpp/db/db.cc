@@ -304,7 +304,6 @@ void Db::ApplyGroup(const std::vector<Waiter*>& group, uint64_t index) {
 
 void Db::SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term) {
   store_.SetIdentity(cluster_id, member_id, raft_term);
-  if (raft_term > term_.load()) term_.store(raft_term);  // terms never fall along the log
 }
 
 std::string Db::ReadMeta() const {

@@ -221,7 +221,8 @@ Status CheckpointReader::Verify(uint64_t index) {
       case BlockType::kHead: {
         const auto head = DecodeCheckpointHead(payload);
         if (!head) return CorruptBlock(payload, "a malformed head");
-        if (index != 0 && head->index != index) return CorruptBlock(payload, "an index other than the file's name says");
+        if (index != 0 && head->index != index)
+          return CorruptBlock(payload, "an index other than the file's name says");
         head_ = *head;
         break;
       }

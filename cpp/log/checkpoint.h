@@ -2,7 +2,8 @@
 //
 //   file := magic head block* footer        written to INDEX.ckpt.tmp, synced, renamed, directory synced
 //
-// Owns the container and the fixed blocks (head, hard state, footer). What stands in records, leases, meta and alarms is the caller's.
+// Owns the container and the fixed blocks (head, hard state, footer). What stands in records, leases, meta and alarms
+// is the caller's.
 //
 // Invariants:
 // - a file without .tmp was complete and synced when it got its name; one that does not verify now was damaged.
@@ -34,7 +35,8 @@ enum class BlockType : uint8_t {
   kFooter = 255,
 };
 
-inline constexpr size_t kRecordsBlockBytes = 256 << 10;  // a records block closes at the first chain end at or past this
+inline constexpr size_t kRecordsBlockBytes = 256
+                                             << 10;  // a records block closes at the first chain end at or past this
 inline constexpr size_t kLeasesPerBlockMax = 4096;
 
 struct CheckpointHead {
@@ -60,7 +62,8 @@ Status ListCheckpoints(Env* env, const std::string& dir, std::vector<CheckpointI
 
 class CheckpointWriter {
  public:
-  // Called after every chunk with the bytes it had; may sleep to leave the disk to others. An error aborts the checkpoint.
+  // Called after every chunk with the bytes it had; may sleep to leave the disk to others. An error aborts the
+  // checkpoint.
   using Throttle = std::function<Status(uint64_t bytes)>;
 
   // Begins DIR/<head.index>.ckpt.tmp and writes the head block.
@@ -94,7 +97,8 @@ class CheckpointWriter {
 
 class CheckpointReader {
  public:
-  // Verifies the whole file: kCorrupt names it and the offset. `index` from the file's name must be the head's; 0 skips that.
+  // Verifies the whole file: kCorrupt names it and the offset. `index` from the file's name must be the head's; 0 skips
+  // that.
   static Status Open(Env* env, const std::string& path, uint64_t index, std::unique_ptr<CheckpointReader>* reader);
   // The same for bytes that are not a file (a snapshot received whole). They must outlive the reader.
   static Status OpenBytes(std::string_view bytes, const std::string& name, std::unique_ptr<CheckpointReader>* reader);
@@ -105,7 +109,8 @@ class CheckpointReader {
   uint64_t bytes() const { return bytes_.size(); }
   const std::string& path() const { return path_; }
 
-  // Hands over the blocks between head and footer in order. payload: valid as long as the reader. An error ends it and is returned.
+  // Hands over the blocks between head and footer in order. payload: valid as long as the reader. An error ends it and
+  // is returned.
   Status ForEachBlock(const std::function<Status(BlockType type, std::string_view payload)>& visit) const;
   // For a block whose content the caller finds wrong: kCorrupt naming file and offset of payload's block.
   Status CorruptBlock(std::string_view payload, const std::string& what) const;
@@ -124,18 +129,20 @@ class CheckpointReader {
 };
 
 struct NewestCheckpoint {
-  std::unique_ptr<CheckpointReader> reader;  // null: none verifies (or there is none): the log alone must cover everything
+  std::unique_ptr<CheckpointReader>
+      reader;  // null: none verifies (or there is none): the log alone must cover everything
   // If a newer one did not verify: its index and the reason, for LogStart::reach_index and reach_reason.
   uint64_t reach_index = 0;
   std::string reach_reason;
   std::vector<uint64_t> damaged;  // for PruneCheckpoints, once a new checkpoint has been written
 };
-// The newest one that verifies. Damaged ones are reported through `warn`; whether the log makes up for them Log::Open decides.
+// The newest one that verifies. Damaged ones are reported through `warn`; whether the log makes up for them Log::Open
+// decides.
 Status LoadNewestCheckpoint(Env* env, const std::string& dir, const std::function<void(const std::string&)>& warn,
                             NewestCheckpoint* out);
 
-// Removes every .tmp, the damaged ones, and all but the `keep` newest. *oldest_kept: for Log::DropBefore; 0 if fewer than `keep` are
-// left, because then the log is the second copy and must stay whole.
+// Removes every .tmp, the damaged ones, and all but the `keep` newest. *oldest_kept: for Log::DropBefore; 0 if fewer
+// than `keep` are left, because then the log is the second copy and must stay whole.
 Status PruneCheckpoints(Env* env, const std::string& dir, const std::vector<uint64_t>& damaged, size_t keep,
                         uint64_t* oldest_kept);
 // At open: an unfinished .tmp goes.

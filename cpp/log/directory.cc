@@ -29,8 +29,8 @@ Status CheckMarker(const std::string& path, std::string_view text) {
     return Foreign(path, "holds a FASTKV file that fastkv has not written");
   }
   if (number > kFormatNumber) {
-    return Foreign(path, "was written by a newer fastkv: its format is " + std::to_string(number) + ", this one knows up to " +
-                             std::to_string(kFormatNumber));
+    return Foreign(path, "was written by a newer fastkv: its format is " + std::to_string(number) +
+                             ", this one knows up to " + std::to_string(kFormatNumber));
   }
   return {};
 }

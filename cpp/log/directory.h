@@ -27,7 +27,8 @@ struct DirectoryOptions {
 
 class DataDirectory {
  public:
-  // kNotFound, kFormat (foreign, newer, or a file), kLocked (names the holder's pid), kIoError (permission): one sentence each.
+  // kNotFound, kFormat (foreign, newer, or a file), kLocked (names the holder's pid), kIoError (permission): one
+  // sentence each.
   static Status Open(Env* env, const std::string& path, const DirectoryOptions& options,
                      std::unique_ptr<DataDirectory>* directory);
 

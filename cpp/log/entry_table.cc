@@ -50,8 +50,8 @@ void EntryTable::DropSegment(uint64_t sequence) {
 
 EntryTable::Place EntryTable::Find(uint64_t index) const {
   FASTKV_CHECK(Holds(index));
-  auto run = std::upper_bound(runs_.begin(), runs_.end(), index,
-                              [](uint64_t i, const Run& r) { return i < r.first_index; });
+  auto run =
+      std::upper_bound(runs_.begin(), runs_.end(), index, [](uint64_t i, const Run& r) { return i < r.first_index; });
   FASTKV_CHECK(run != runs_.begin());
   --run;
   const size_t at = index - run->first_index;

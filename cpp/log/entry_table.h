@@ -26,13 +26,13 @@ class EntryTable {
   void Reserve(uint64_t sequence);
   // REQUIRES: index == last_index() + 1; sequence is not below that of earlier entries; offset is a multiple of 8.
   void Add(uint64_t sequence, uint64_t offset, uint64_t index, uint64_t term);
-  void CutFrom(uint64_t index);  // forgets index and all above
+  void CutFrom(uint64_t index);         // forgets index and all above
   void DropSegment(uint64_t sequence);  // REQUIRES: it is the oldest with entries, or has none
 
   uint64_t first_index() const { return first_index_; }
   uint64_t last_index() const { return next_index_ - 1; }
   bool Holds(uint64_t index) const { return index >= first_index_ && index < next_index_; }
-  Place Find(uint64_t index) const;    // REQUIRES: Holds(index)
+  Place Find(uint64_t index) const;     // REQUIRES: Holds(index)
   uint64_t Term(uint64_t index) const;  // REQUIRES: Holds(index)
   // The highest index in the segment that was not cut; 0: none.
   uint64_t LastIndexIn(uint64_t sequence) const;

@@ -2,7 +2,8 @@
 //
 //   segment := header record* zeros
 //   header  := magic sequence:u64 first_index:u64 last_number:u64 last_crc:u32 crc:u32                      (40 bytes)
-//   record  := crc:u32 prev:u32 length:u32 type:u8 zero:u8[3] number:u64 durable:u64 payload[length] pad    (32 + length)
+//   record  := crc:u32 prev:u32 length:u32 type:u8 zero:u8[3] number:u64 durable:u64 payload[length] pad    (32 +
+//   length)
 //
 // Invariants of a good record: crc verifies; durable < number. In its place: number and prev continue the chain.
 // Thread safety: pure functions.
@@ -60,8 +61,8 @@ constexpr uint64_t RecordBytes(uint64_t payload_length) {
 void EncodeSegmentHeader(const SegmentHeader& header, char out[kSegmentHeaderBytes]);
 std::optional<SegmentHeader> DecodeSegmentHeader(std::string_view segment);
 
-// The record that begins at segment[offset], if one verifies by its own crc there. DecodeRecordHeader leaves the crc unchecked: for
-// records that were verified before, and to tell cheaply where none can be.
+// The record that begins at segment[offset], if one verifies by its own crc there. DecodeRecordHeader leaves the crc
+// unchecked: for records that were verified before, and to tell cheaply where none can be.
 std::optional<RecordView> DecodeRecordHeader(std::string_view segment, uint64_t offset);
 std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset);
 

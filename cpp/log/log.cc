@@ -81,8 +81,12 @@ Status Log::AppendSnapshot(uint64_t index, uint64_t term) {
 }
 
 Status Log::Impl::AppendMark(uint64_t index, uint64_t term) {
-  mark_pending = false;  // this one is newer
-  FASTKV_RETURN_IF_ERROR(AppendRecord(RecordType::kSnapshot, EncodeSnapshotMark({index, term}), {}));
+  const bool was_pending = std::exchange(mark_pending, false);  // this one is newer
+  const Status status = AppendRecord(RecordType::kSnapshot, EncodeSnapshotMark({index, term}), {});
+  if (!status.ok()) {
+    mark_pending = was_pending;
+    return status;
+  }
   floor = {index, term};
   disk_next_index = index + 1;
   if (index > table.last_index()) {
@@ -102,9 +106,7 @@ Status Log::Impl::AppendRecord(RecordType type, std::string_view prefix, std::sp
                                         std::to_string(kRecordPayloadBytesMax)};
   }
   if (mark_pending) {
-    const Status marked = AppendMark(floor.index, floor.term);
-    mark_pending = !marked.ok();
-    FASTKV_RETURN_IF_ERROR(marked);
+    FASTKV_RETURN_IF_ERROR(AppendMark(floor.index, floor.term));
   }
   const uint64_t bytes = RecordBytes(payload_length);
   if (!segments.empty()) FASTKV_RETURN_IF_ERROR(ZeroDirty(segments.back().get()));
@@ -159,6 +161,7 @@ Status Log::Impl::WriteRecord(Segment* segment, RecordType type, std::string_vie
   return {};
 }
 
+// Synced, because the caller is told that the append failed: a power loss must not bring it back.
 Status Log::Impl::ZeroDirty(Segment* segment) {
   if (segment->dirty_until <= segment->end) return {};
   const std::string zeros(std::min<uint64_t>(kZeroChunkBytes, segment->dirty_until - segment->end), '\0');
@@ -166,15 +169,21 @@ Status Log::Impl::ZeroDirty(Segment* segment) {
     const uint64_t length = std::min<uint64_t>(zeros.size(), segment->dirty_until - at);
     FASTKV_RETURN_IF_ERROR(segment->file->Write(at, std::string_view(zeros).substr(0, length)));
   }
+  if (const Status status = segment->file->Sync(); !status.ok()) {
+    Poison(status);
+    return poison;
+  }
   segment->dirty_until = 0;
   return {};
 }
 
 // Seals the current segment and begins the next one, with room for a record of that many bytes.
 Status Log::Impl::Rotate(uint64_t record_bytes) {
-  // Bounds what a power loss can take in a store that does not sync: the segment before the one that is sealed now had the time
-  // of a whole segment to be written back.
+  // Bounds what a power loss can take in a store that does not sync: the segment before the one that is sealed now had
+  // the time of a whole segment to be written back.
   if (!options.sync) FASTKV_RETURN_IF_ERROR(SyncSealed());
+  // Names become durable in order, or a power loss could leave a log without its beginning that looks whole.
+  FASTKV_RETURN_IF_ERROR(SyncNames());
 
   uint64_t capacity = options.segment_bytes_first;
   if (!segments.empty()) capacity = std::min(segments.back()->capacity, options.segment_bytes_max / 2) * 2;
@@ -205,18 +214,26 @@ Status Log::Impl::Rotate(uint64_t record_bytes) {
   return {};
 }
 
+Status Log::Impl::SyncNames() {
+  if (names_synced == names_changed) return {};
+  if (const Status status = env->SyncDir(dir); !status.ok()) {
+    Poison(status);
+    return poison;
+  }
+  names_synced = names_changed;
+  return {};
+}
+
 // Syncs what was sealed before the current segment.
 Status Log::Impl::SyncSealed() {
   for (size_t i = 0; i + 1 < segments.size(); ++i) {
     Segment& segment = *segments[i];
     if (segment.file == nullptr) continue;
-    Status status = segment.file->Sync();
-    if (status.ok() && names_synced < names_changed) status = env->SyncDir(dir);
-    if (!status.ok()) {
+    FASTKV_RETURN_IF_ERROR(SyncNames());
+    if (const Status status = segment.file->Sync(); !status.ok()) {
       Poison(status);
       return poison;
     }
-    names_synced = names_changed;
     segment.file.reset();
     durable_number = std::max(durable_number, segment.last_number);
     ++counters.syncs;
@@ -279,7 +296,8 @@ Status Log::Close(uint64_t applied_index) {
   if (!log.options.readonly && log.poison.ok() && !log.segments.empty()) {
     Status status = log.SyncUntil(log.last_number, &lock);
     if (status.ok() && !log.last_is_clean) {
-      // Its durable number says that all before it is on the disk. On a full disk the log does without: it is only a help.
+      // Its durable number says that all before it is on the disk. On a full disk the log does without: it is only a
+      // help.
       status = log.AppendRecord(RecordType::kClean, EncodeClean(applied_index), {});
       if (status.code() == Code::kNoSpace) status = {};
       if (status.ok()) status = log.SyncUntil(log.last_number, &lock);

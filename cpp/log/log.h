@@ -1,4 +1,5 @@
-// The write-ahead log: batches, and what Raft needs beside them, in CRC-chained segments (docs/format.md, "Log segment").
+// The write-ahead log: batches, and what Raft needs beside them, in CRC-chained segments (docs/format.md, "Log
+// segment").
 //
 //   thread A:  Append(batch n) ............ Append(batch n+1) ...     a copy into the current segment
 //   thread B:        Sync() ---- fdatasync ----> durable: n           runs beside the next Append; callers share one
@@ -7,13 +8,15 @@
 //               sealed, synced        sealed           current                        hard state, so older ones can go
 //
 // Invariants:
-// - what Append returned OK for is seen by the next Open after the death of this process; after the death of the machine too, once
+// - what Append returned OK for is seen by the next Open after the death of this process; after the death of the
+// machine too, once
 //   a Sync that began later has returned OK.
 // - a record is never durable before every record in front of it: sealed segments and the directory are synced first.
-// - a failed Append leaves the log as it was, and usable (kNoSpace, kIoError). A failed sync ends it: kPoisoned from then on.
-// - entries are contiguous: an index is at most last_index + 1; one at or below last_index cuts the log back to it first.
-// Thread safety: every method from any thread. Appends are serialised by a lock that no sync is waited for under, but when a segment
-// is sealed while the one before it is not yet on the disk.
+// - a failed Append leaves the log as it was, and usable (kNoSpace, kIoError). A failed sync ends it: kPoisoned from
+// then on.
+// - entries are contiguous: an index is at most last_index + 1; one at or below last_index cuts the log back to it
+// first. Thread safety: every method from any thread. Appends are serialised by a lock that no sync is waited for
+// under, but when a segment is sealed while the one before it is not yet on the disk.
 #pragma once
 
 #include <atomic>
@@ -45,7 +48,8 @@ struct LogOptions {
 struct LogStart {
   uint64_t index = 0;
   uint64_t term = 0;
-  // If a newer checkpoint did not verify: its index, which the log must reach, and the sentence that says what is wrong with it.
+  // If a newer checkpoint did not verify: its index, which the log must reach, and the sentence that says what is wrong
+  // with it.
   uint64_t reach_index = 0;
   std::string reach_reason;
 };
@@ -56,14 +60,15 @@ struct LogRecovered {
   HardState hard_state;
   std::string meta;
   SnapshotMark snapshot;
-  bool clean = false;  // the last record says that the log was closed on purpose ...
+  bool clean = false;          // the last record says that the log was closed on purpose ...
   uint64_t applied_index = 0;  // ... with everything up to here applied
   uint64_t records = 0;
   uint64_t entries_delivered = 0;
   uint64_t bytes_cut = 0;  // of a torn tail
 };
 
-using LogEntryVisitor = std::function<Status(const LogEntry&)>;  // batch: valid during the call; an error ends Open with it
+using LogEntryVisitor =
+    std::function<Status(const LogEntry&)>;  // batch: valid during the call; an error ends Open with it
 
 struct LogCounters {
   uint64_t records = 0, bytes = 0, syncs = 0, sync_calls = 0, segments_created = 0, segments_removed = 0;
@@ -71,9 +76,9 @@ struct LogCounters {
 
 class Log {
  public:
-  // Recovers `dir` (which exists; the caller holds the directory's lock unless readonly) and delivers, in order, every surviving
-  // entry with index > start.index. Entries that a later record cut away are not delivered. kCorrupt names file and offset.
-  // Where the log ends before start.index (possible with sync = false), it goes on from there.
+  // Recovers `dir` (which exists; the caller holds the directory's lock unless readonly) and delivers, in order, every
+  // surviving entry with index > start.index. Entries that a later record cut away are not delivered. kCorrupt names
+  // file and offset. Where the log ends before start.index (possible with sync = false), it goes on from there.
   static Status Open(Env* env, const std::string& dir, const LogOptions& options, const LogStart& start,
                      const LogEntryVisitor& on_entry, LogRecovered* recovered, std::unique_ptr<Log>* log);
   // Without Close: as if the process had died here.
@@ -92,7 +97,8 @@ class Log {
   // Everything appended before the call is durable on return. Callers that overlap share one sync.
   Status Sync();
 
-  // Appends to *out the entries from index on, until they hold bytes_max bytes (at least one). kNotFound: not (any longer) here.
+  // Appends to *out the entries from index on, until they hold bytes_max bytes (at least one). kNotFound: not (any
+  // longer) here.
   struct OwnedEntry {
     uint64_t term = 0, index = 0;
     std::string batch;
@@ -101,7 +107,8 @@ class Log {
   // Of an entry that is here, or of the start or last snapshot mark.
   Status Term(uint64_t index, uint64_t* term) const;
 
-  // Removes the segments that hold no entry above index. REQUIRES: a durable checkpoint contains everything up to index.
+  // Removes the segments that hold no entry above index. REQUIRES: a durable checkpoint contains everything up to
+  // index.
   Status DropBefore(uint64_t index);
   // Writes the clean record and syncs. Every later call fails with kClosed.
   Status Close(uint64_t applied_index);
@@ -111,7 +118,8 @@ class Log {
   uint64_t last_term() const;
   uint64_t last_number() const;     // of records
   uint64_t durable_number() const;  // records up to here are synced
-  uint64_t BytesSince(uint64_t index) const;  // of records behind the entry `index`: what a restart from a checkpoint there replays
+  uint64_t BytesSince(
+      uint64_t index) const;  // of records behind the entry `index`: what a restart from a checkpoint there replays
   LogCounters counters() const;
   Status poisoned() const;  // OK, or the reason of the first failed sync
 

@@ -24,11 +24,11 @@ struct Log::Impl {
   struct Segment {
     uint64_t sequence = 0;
     std::string path;
-    uint64_t capacity = 0;     // bytes that are reserved
-    uint64_t end = 0;          // of the last record
+    uint64_t capacity = 0;  // bytes that are reserved
+    uint64_t end = 0;       // of the last record
     uint64_t dirty_until = 0;
-    uint64_t base = 0;         // bytes of all segments before it that this process has seen
-    uint64_t last_number = 0;  // of the last record in it (or before it, if it has none)
+    uint64_t base = 0;                     // bytes of all segments before it that this process has seen
+    uint64_t last_number = 0;              // of the last record in it (or before it, if it has none)
     std::shared_ptr<WritableFile> file;    // null: sealed and synced, or no room to write
     std::shared_ptr<ReadableFile> reader;  // opened by the first Read
   };
@@ -53,6 +53,7 @@ struct Log::Impl {
                      std::span<const std::string_view> parts, uint64_t payload_length);
   Status ZeroDirty(Segment* segment);
   Status Rotate(uint64_t record_bytes);
+  Status SyncNames();
   Status SyncSealed();
   Status SyncUntil(uint64_t number, std::unique_lock<std::mutex>* lock);
   void Poison(const Status& reason);
@@ -78,7 +79,7 @@ struct Log::Impl {
   // The directory's names are synced up to a change when names_synced has reached its value of names_changed.
   uint64_t names_changed = 0, names_synced = 0;
 
-  SnapshotMark floor;        // where the log begins: the start's checkpoint or the last mark
+  SnapshotMark floor;         // where the log begins: the start's checkpoint or the last mark
   bool mark_pending = false;  // floor lies above what the log holds and is written before the next record
   // The newest hard state and meta, and the segments that they stand in.
   bool has_hard_state = false, has_meta = false;

@@ -40,7 +40,8 @@ Status Log::Impl::Recover(const LogStart& start, LogRecovered* recovered) {
   LogScan scan;
   FASTKV_RETURN_IF_ERROR(ScanLog(
       env, dir,
-      [&](const RecordView& record, const RecordPlace& place) { return Visit(record, place, scan, recovered); }, &scan));
+      [&](const RecordView& record, const RecordPlace& place) { return Visit(record, place, scan, recovered); },
+      &scan));
   FASTKV_RETURN_IF_ERROR(EnterSegments(scan, scan.segments.size()));
   if (scan.segments.empty()) table.Reset(start.index + 1);
   disk_next_index = table.last_index() + 1;
@@ -70,7 +71,8 @@ Status Log::Impl::Recover(const LogStart& start, LogRecovered* recovered) {
   if (options.readonly) return {};
   FASTKV_RETURN_IF_ERROR(RepairLog(env, dir, scan));
   FASTKV_RETURN_IF_ERROR(OpenFiles(scan));
-  // What is delivered may be shown to somebody, so it must not be lost again. A clean record alone need not be waited for.
+  // What is delivered may be shown to somebody, so it must not be lost again. A clean record alone need not be waited
+  // for.
   if (!options.sync || (recovered->clean && durable_number + 1 >= last_number)) return {};
   ++names_changed;  // names may never have been synced
   std::unique_lock lock(mu);
@@ -155,7 +157,8 @@ Status Log::Impl::CheckCovers(const LogStart& start) const {
                                 (start.reach_reason.empty() ? "" : " (" + start.reach_reason + ")")};
   }
   if (table.last_index() < start.reach_index) {
-    return {Code::kCorrupt, start.reach_reason + "; an older checkpoint does not make up for it, because the log ends at entry " +
+    return {Code::kCorrupt, start.reach_reason +
+                                "; an older checkpoint does not make up for it, because the log ends at entry " +
                                 std::to_string(table.last_index())};
   }
   return {};

@@ -26,8 +26,8 @@ uint64_t EndOfNonZero(std::string_view bytes, uint64_t from) {
   return std::max(end, from);
 }
 
-// crc of any range of a file in about a microsecond, so that hostile bytes full of things that look like record headers cannot make
-// the search below quadratic.
+// crc of any range of a file in about a microsecond, so that hostile bytes full of things that look like record headers
+// cannot make the search below quadratic.
 class RangeCrc {
  public:
   explicit RangeCrc(std::string_view bytes) : bytes_(bytes), prefixes_{0} {}
@@ -138,7 +138,8 @@ class Scanner {
     const bool nothing_good = i == 0;
     const uint64_t number = scan_->last_number + 1;
     if (nothing_good && files_[0].sequence > 1) {
-      return {Code::kCorrupt, files_[0].path + ": the segment header at offset 0 is damaged, and this is the oldest segment; " +
+      return {Code::kCorrupt, files_[0].path +
+                                  ": the segment header at offset 0 is damaged, and this is the oldest segment; " +
                                   "`fastkv check` shows what is left"};
     }
     const std::string& where = nothing_good ? files_[0].path : files_[i - 1].path;
@@ -150,9 +151,10 @@ class Scanner {
       const bool last_good = !nothing_good && k == i - 1;
       const uint64_t from = last_good ? where_offset : 0;
       if (const auto evidence = FindEvidence(bytes, from, number)) {
-        return {Code::kCorrupt, where + ": record " + std::to_string(number) + " at offset " + std::to_string(where_offset) +
-                                    " is damaged: it was synced before record " + std::to_string(evidence->number) + " (" +
-                                    files_[k].path + " offset " + std::to_string(evidence->offset) +
+        return {Code::kCorrupt, where + ": record " + std::to_string(number) + " at offset " +
+                                    std::to_string(where_offset) + " is damaged: it was synced before record " +
+                                    std::to_string(evidence->number) + " (" + files_[k].path + " offset " +
+                                    std::to_string(evidence->offset) +
                                     ") was written; `fastkv check` shows what is left"};
       }
       const uint64_t end = EndOfNonZero(bytes, from);
@@ -190,8 +192,11 @@ Status RepairLog(Env* env, const std::string& dir, const LogScan& scan) {
     }
     FASTKV_RETURN_IF_ERROR(file->Sync());
   }
-  for (const auto& path : scan.remove) FASTKV_RETURN_IF_ERROR(env->Remove(path));
-  return scan.remove.empty() ? Status() : env->SyncDir(dir);
+  for (const auto& path : scan.remove) {  // each for good before the next: what stays must not look whole
+    FASTKV_RETURN_IF_ERROR(env->Remove(path));
+    FASTKV_RETURN_IF_ERROR(env->SyncDir(dir));
+  }
+  return {};
 }
 
 }  // namespace fastkv

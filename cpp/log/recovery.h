@@ -1,4 +1,5 @@
-// Reading a log directory: which records are good, where it ends, and whether what lies behind the end was torn or damaged.
+// Reading a log directory: which records are good, where it ends, and whether what lies behind the end was torn or
+// damaged.
 //
 // Implements docs/format.md, "Recovery", steps 2 and 3. Reads only: Repair carries out what a scan has found.
 // Thread safety: none; nobody else writes the directory (a readonly scan beside a living writer sees a prefix).

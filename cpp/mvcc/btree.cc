@@ -32,7 +32,13 @@ struct BTree::Inner : Node {
 
 namespace {
 
-void FreeMemory(void* memory) { std::free(memory); }
+void FreeMemory(void* memory, void*) { std::free(memory); }
+
+// A whole leaf or an inner node's keys at once: their cache lines arrive together instead of one a comparison.
+void PrefetchLines(const void* memory, size_t bytes) {
+  const char* at = static_cast<const char*>(memory);
+  for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line);
+}
 
 uint32_t CommonPrefix(std::string_view a, std::string_view b) {
   const size_t n = std::min(a.size(), b.size());
@@ -92,6 +98,7 @@ int Search(const uint64_t* heads, int count, uint32_t prefix_length, std::string
 
 // Exact for keys that are in the leaf; for others only if they have its prefix. Touches no other record than the one it finds.
 int SearchLeafOptimistic(const BTree::Leaf* leaf, std::string_view key) {
+  PrefetchLines(leaf, BTree::Leaf::Bytes(BTree::kLeafMax));
   return Search(leaf->heads(), leaf->count, leaf->prefix_length, key, false, [leaf](int i) { return leaf->at(i)->key(); });
 }
 
@@ -108,18 +115,42 @@ bool Live(const Record* record) { return !record->tombstone(); }
 
 // -- nodes
 
+BTree::LeafPool::~LeafPool() {
+  for (const auto& leaves : free_) {
+    for (void* leaf : leaves) std::free(leaf);
+  }
+}
+
+void* BTree::LeafPool::Take(int count) {
+  auto& leaves = free_[static_cast<size_t>(count)];
+  if (!leaves.empty()) {
+    void* leaf = leaves.back();
+    leaves.pop_back();
+    return leaf;
+  }
+  void* leaf = std::malloc(Leaf::Bytes(count));
+  if (leaf == nullptr) throw std::bad_alloc();
+  return leaf;
+}
+
+void BTree::LeafPool::Give(void* leaf, int count) {
+  auto& leaves = free_[static_cast<size_t>(count)];
+  if (leaves.size() < kKept) {
+    leaves.push_back(leaf);
+  } else {
+    std::free(leaf);
+  }
+}
+
 BTree::Leaf* BTree::NewLeaf(int count, uint32_t prefix_length) {
-  const size_t bytes = sizeof(Leaf) + static_cast<size_t>(count) * (sizeof(std::atomic<Record*>) + sizeof(uint64_t));
-  void* memory = std::malloc(bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  auto* leaf = new (memory) Leaf;
+  auto* leaf = new (pool_.Take(count)) Leaf;
   leaf->count = static_cast<uint16_t>(count);
   leaf->is_leaf = true;
   leaf->prefix_length = prefix_length;
   leaf->live.store(0, std::memory_order_relaxed);
   leaf->max_main.store(0, std::memory_order_relaxed);
   for (int i = 0; i < count; ++i) new (leaf->slots() + i) std::atomic<Record*>(nullptr);
-  memory_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  memory_bytes_.fetch_add(Leaf::Bytes(count), std::memory_order_relaxed);
   return leaf;
 }
 
@@ -135,10 +166,15 @@ BTree::Inner* BTree::NewInner(int children, uint32_t prefix_length) {
 }
 
 void BTree::RetireNode(Node* node) {
-  const size_t bytes =
-      node->is_leaf ? sizeof(Leaf) + node->count * (sizeof(std::atomic<Record*>) + sizeof(uint64_t)) : sizeof(Inner);
-  memory_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-  retired_->Add(node, FreeMemory);
+  if (node->is_leaf) {
+    memory_bytes_.fetch_sub(Leaf::Bytes(node->count), std::memory_order_relaxed);
+    retired_->Add(
+        node, [](void* leaf, void* pool) { static_cast<LeafPool*>(pool)->Give(leaf, static_cast<Leaf*>(leaf)->count); },
+        &pool_);
+  } else {
+    memory_bytes_.fetch_sub(sizeof(Inner), std::memory_order_relaxed);
+    retired_->Add(node, FreeMemory);
+  }
 }
 
 uint32_t BTree::LeafPrefix(const Leaf* leaf) {
@@ -160,6 +196,7 @@ void BTree::FillHeads(Inner* inner) {
 }
 
 BTree::~BTree() {
+  retired_->Drain();  // leaves go back to the pool, which goes with the tree
   std::vector<Node*> todo;
   if (Node* root = root_.load(); root != nullptr) todo.push_back(root);
   while (!todo.empty()) {
@@ -187,6 +224,7 @@ BTree::~BTree() {
 // -- reading
 
 int BTree::ChildFor(const Inner* inner, std::string_view key) {
+  PrefetchLines(inner->heads, sizeof inner->heads);
   if (inner->prefix_length > 0) {
     const int order = AgainstPrefix(key, inner->separators[0]->key(), inner->prefix_length);
     if (order != 0) return order < 0 ? 0 : inner->count;
@@ -280,6 +318,7 @@ const Record* BTree::Find(std::string_view key) const {
   const int position = SearchLeafOptimistic(leaf, key);
   if (position >= leaf->count) return nullptr;
   const Record* record = leaf->at(position);
+  PrefetchLines(record, 192);  // the value is wanted next
   return record->key() == key ? record : nullptr;
 }
 

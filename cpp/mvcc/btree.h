@@ -20,7 +20,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,7 +31,7 @@ namespace fastkv {
 
 class BTree {
  public:
-  static constexpr int kLeafMax = 64;
+  static constexpr int kLeafMax = 32;  // small: a new key copies its leaf
   static constexpr int kChildrenMax = 64;
   static constexpr int kHeightMax = 16;
 
@@ -96,6 +95,18 @@ class BTree {
  private:
   struct Separator;
 
+  // Freed leaves by size, for the next copy: general-purpose allocators are slow with such sizes at such a rate.
+  class LeafPool {
+   public:
+    ~LeafPool();
+    void* Take(int count);
+    void Give(void* leaf, int count);
+
+   private:
+    static constexpr size_t kKept = 128;  // of each size
+    std::array<std::vector<void*>, kLeafMax + 1> free_;
+  };
+
   Leaf* NewLeaf(int count, uint32_t prefix_length);
   Inner* NewInner(int children, uint32_t prefix_length);
   void RetireNode(Node* node);
@@ -110,6 +121,7 @@ class BTree {
   void CheckNode(const Node* node, std::string_view low, const Record** previous, std::vector<std::string>* problems) const;
 
   Retired* retired_;
+  LeafPool pool_;
   std::atomic<Node*> root_{nullptr};
   std::atomic<uint64_t> keys_{0}, memory_bytes_{0};
 
@@ -119,14 +131,17 @@ class BTree {
     bool is_leaf;
     uint32_t prefix_length;  // bytes that all keys below share, as far as known
   };
-  // count slots, then count heads, in one allocation.
+  // count heads, then count slots, in one allocation.
   struct Leaf : Node {
     std::atomic<int32_t> live;
     std::atomic<int64_t> max_main;
-    std::atomic<Record*>* slots() { return reinterpret_cast<std::atomic<Record*>*>(this + 1); }
-    const std::atomic<Record*>* slots() const { return reinterpret_cast<const std::atomic<Record*>*>(this + 1); }
-    uint64_t* heads() { return reinterpret_cast<uint64_t*>(slots() + count); }
-    const uint64_t* heads() const { return reinterpret_cast<const uint64_t*>(slots() + count); }
+    static constexpr size_t Bytes(int count) {
+      return sizeof(Leaf) + static_cast<size_t>(count) * (sizeof(uint64_t) + sizeof(std::atomic<Record*>));
+    }
+    uint64_t* heads() { return reinterpret_cast<uint64_t*>(this + 1); }
+    const uint64_t* heads() const { return reinterpret_cast<const uint64_t*>(this + 1); }
+    std::atomic<Record*>* slots() { return reinterpret_cast<std::atomic<Record*>*>(heads() + count); }
+    const std::atomic<Record*>* slots() const { return reinterpret_cast<const std::atomic<Record*>*>(heads() + count); }
     const Record* at(int i) const { return slots()[i].load(std::memory_order_acquire); }
   };
 };

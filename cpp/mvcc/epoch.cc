@@ -70,8 +70,8 @@ EpochGuard::~EpochGuard() {
   if (--thread.depth == 0) thread.slot->epoch.store(0, std::memory_order_release);
 }
 
-void Retired::Add(void* memory, Deleter deleter) {
-  items_.push_back({memory, deleter, g_epoch.load(std::memory_order_relaxed)});
+void Retired::Add(void* memory, Deleter deleter, void* context) {
+  items_.push_back({memory, deleter, context, g_epoch.load(std::memory_order_relaxed)});
 }
 
 void Retired::Reclaim() {
@@ -79,13 +79,14 @@ void Retired::Reclaim() {
   const uint64_t now = g_epoch.fetch_add(1, std::memory_order_seq_cst) + 1;
   const uint64_t oldest = OldestInside(now);
   while (!items_.empty() && items_.front().epoch < oldest) {
-    items_.front().deleter(items_.front().memory);
+    items_.front().deleter(items_.front().memory, items_.front().context);
     items_.pop_front();
   }
 }
 
-Retired::~Retired() {
-  for (const Item& item : items_) item.deleter(item.memory);
+void Retired::Drain() {
+  for (const Item& item : items_) item.deleter(item.memory, item.context);
+  items_.clear();
 }
 
 }  // namespace fastkv

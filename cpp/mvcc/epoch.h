@@ -20,21 +20,24 @@ class EpochGuard {
   EpochGuard();
   ~EpochGuard();
   EpochGuard(const EpochGuard&) = delete;
+  void Hold() const {}  // Cython drops a variable that nobody uses, and its constructor with it
   EpochGuard& operator=(const EpochGuard&) = delete;
 };
 
 class Retired {
  public:
-  using Deleter = void (*)(void*);
-  ~Retired();  // frees everything: REQUIRES that no reader is inside any more
-  void Add(void* memory, Deleter deleter);
+  using Deleter = void (*)(void* memory, void* context);
+  ~Retired() { Drain(); }
+  void Add(void* memory, Deleter deleter, void* context = nullptr);
   void Reclaim();  // frees what no reader can see; cheap when there is nothing
+  void Drain();    // frees everything. REQUIRES: no reader is inside any more
   size_t size() const { return items_.size(); }
 
  private:
   struct Item {
     void* memory;
     Deleter deleter;
+    void* context;
     uint64_t epoch;
   };
   std::deque<Item> items_;

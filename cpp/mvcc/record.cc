@@ -3,9 +3,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <protozero/varint.hpp>
 
 #include "base/check.h"
+#include "base/coding.h"
 #include "proto/messages.h"
 
 namespace fastkv {
@@ -14,15 +14,7 @@ namespace {
 // Field tags of mvccpb.KeyValue.
 constexpr char kKeyTag = 0x0a, kCreateTag = 0x10, kModTag = 0x18, kVersionTag = 0x20, kValueTag = 0x2a, kLeaseTag = 0x30;
 
-char* PutVarint(char* to, uint64_t value) {
-  while (value >= 0x80) {
-    *to++ = static_cast<char>(value | 0x80);
-    value >>= 7;
-  }
-  *to++ = static_cast<char>(value);
-  return to;
-}
-
+// Of bytes that we wrote ourselves.
 uint64_t GetVarint(const char*& from) {
   uint64_t value = 0;
   for (int shift = 0;; shift += 7) {
@@ -33,7 +25,7 @@ uint64_t GetVarint(const char*& from) {
 }
 
 size_t VarintSize(int64_t value) {
-  return static_cast<size_t>(protozero::length_of_varint(static_cast<uint64_t>(value)));
+  return VarintLength(static_cast<uint64_t>(value));
 }
 
 size_t BytesFieldSize(size_t length) { return length == 0 ? 0 : 1 + VarintSize(static_cast<int64_t>(length)) + length; }
@@ -42,13 +34,13 @@ size_t NumberFieldSize(int64_t value) { return value == 0 ? 0 : 1 + VarintSize(v
 char* PutNumberField(char* to, char tag, int64_t value) {
   if (value == 0) return to;
   *to++ = tag;
-  return PutVarint(to, static_cast<uint64_t>(value));
+  return StoreVarint(to, static_cast<uint64_t>(value));
 }
 
 char* PutBytesField(char* to, char tag, std::string_view bytes) {
   if (bytes.empty()) return to;
   *to++ = tag;
-  to = PutVarint(to, bytes.size());
+  to = StoreVarint(to, bytes.size());
   std::memcpy(to, bytes.data(), bytes.size());
   return to + bytes.size();
 }
@@ -123,8 +115,7 @@ Record* Record::NewEncoded(std::string_view encoded, int64_t main, uint32_t sub,
   return record;
 }
 
-void Record::Delete(void* memory) {
-  auto* record = static_cast<Record*>(memory);
+void Record::Delete(Record* record) {
   std::free(record->has_skip() ? static_cast<void*>(reinterpret_cast<Skip*>(record) - 1) : record);
 }
 

@@ -31,7 +31,7 @@ class Record {
   static Record* NewTombstone(std::string_view key, int64_t main, uint32_t sub, Record* older, int64_t compacted);
   // From bytes of a checkpoint; null if they are not the canonical KeyValue of a put or tombstone at `main`.
   static Record* NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older);
-  static void Delete(void* record);
+  static void Delete(Record* record);
   static uint64_t AllocatedBytes(const Record* record);
 
   int64_t main() const { return main_; }

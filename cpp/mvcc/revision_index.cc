@@ -6,7 +6,7 @@
 namespace fastkv {
 namespace {
 
-void FreeMemory(void* memory) { std::free(memory); }
+void FreeMemory(void* memory, void*) { std::free(memory); }
 
 }  // namespace
 

@@ -49,6 +49,7 @@ enum CommandTag : uint64_t {
   kTagLeaseCheckpoint = 11,
 };
 
+constexpr uint64_t kAlarmNoSpace = 1;  // etcd's AlarmType
 constexpr int64_t kLeaseTtlMax = 9'000'000'000;
 
 struct Limits {
@@ -59,6 +60,7 @@ struct Limits {
 // What needs no state to be refused: asked before a command is logged, never on replay.
 Code Validate(uint64_t tag, std::string_view payload, const Limits& limits);
 Code ValidateRangeRequest(std::string_view request);
+bool Grows(uint64_t tag, std::string_view payload);  // refused while the NOSPACE alarm is on
 
 class Store final : public EventSource {
  public:
@@ -110,7 +112,8 @@ class Store final : public EventSource {
   std::vector<std::string> LeaseKeys(int64_t id) const;
 
   struct Stats {
-    uint64_t keys, records, memory_bytes, leases;
+    uint64_t keys;  // that are there: without deleted ones
+    uint64_t records, memory_bytes, leases;
   };
   Stats GetStats() const;
   void Check(std::vector<std::string>* problems) const;
@@ -139,8 +142,15 @@ class Store final : public EventSource {
 
    private:
     Store* store_;
-    std::vector<Record*> newest_, indexed_;
-    uint64_t records_ = 0;
+    struct Indexed {
+      int64_t main;
+      uint32_t sub;
+      Record* record;
+    };
+    void SortIndexed(const Picture& picture);
+    std::vector<Record*> newest_, leased_;
+    std::vector<Indexed> indexed_;
+    uint64_t bytes_ = 0;
     bool out_of_order_ = false;
   };
 
@@ -152,6 +162,7 @@ class Store final : public EventSource {
   int64_t PutKey(Change* change, std::string_view key, std::string_view value, int64_t lease);
   int64_t DeleteKeys(Change* change, const KeyRange& range, std::string* prev_kvs);
   void Publish(const Change& change);
+  bool NoSpace() const;
 
   Code ApplyPut(std::string_view payload, std::string* response);
   Code ApplyDeleteRange(std::string_view payload, std::string* response);

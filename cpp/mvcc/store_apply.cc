@@ -1,7 +1,7 @@
 // Puts, deletes, leases, alarms: what one command does. Transactions: store_txn.cc.
 #include "mvcc/store_apply.h"
 
-#include "base/check.h"
+#include <algorithm>
 
 namespace fastkv {
 
@@ -24,8 +24,9 @@ void Store::AppendHeader(std::string* to, int64_t revision) const {
 }
 
 Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response) {
-  // Every few hundred retired pieces, not every command: a scan of the readers costs about as much as a small put.
-  if (retired_.size() >= 256) retired_.Reclaim();
+  // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put.
+  if (retired_.size() >= 64) retired_.Reclaim();
+  if (!alarms_.empty() && NoSpace() && Grows(tag, payload)) return Code::kNoSpace;
   switch (tag) {
     case kTagPut: return ApplyPut(payload, response);
     case kTagDeleteRange: return ApplyDeleteRange(payload, response);
@@ -37,6 +38,10 @@ Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response)
     case kTagLeaseCheckpoint: return ApplyLeaseCheckpoint(payload, response);
     default: return Code::kMalformed;
   }
+}
+
+bool Store::NoSpace() const {
+  return std::any_of(alarms_.begin(), alarms_.end(), [](const auto& alarm) { return alarm.second == kAlarmNoSpace; });
 }
 
 const Record* Store::Newest(std::string_view key) const {
@@ -169,9 +174,7 @@ Code Store::ApplyAlarm(std::string_view payload, std::string* response) {
   switch (request.action) {
     case AlarmRequest::kGet:
       for (const auto& active : alarms_) {
-        if ((request.member_id == 0 || active.first == request.member_id) && (alarm == 0 || active.second == alarm)) {
-          answered.push_back(active);
-        }
+        if (alarm == 0 || active.second == alarm) answered.push_back(active);  // whatever the member, as in etcd
       }
       break;
     case AlarmRequest::kActivate:
@@ -213,7 +216,8 @@ std::vector<std::string> Store::LeaseKeys(int64_t id) const {
 
 Store::Stats Store::GetStats() const {
   const std::lock_guard lock(write_mutex_);
-  return {tree_.keys(), records_.load(std::memory_order_relaxed),
+  const int64_t keys = CountAt(tree_.LowerBound({}), KeyRange(std::string_view("\0", 1), std::string_view("\0", 1)), revision());
+  return {static_cast<uint64_t>(keys), records_.load(std::memory_order_relaxed),
           record_bytes_.load(std::memory_order_relaxed) + tree_.memory_bytes() + index_.memory_bytes(),
           lessor_.all().size()};
 }
@@ -221,7 +225,7 @@ Store::Stats Store::GetStats() const {
 void Store::RetireRecord(Record* record) {
   records_.fetch_sub(1, std::memory_order_relaxed);
   record_bytes_.fetch_sub(Record::AllocatedBytes(record), std::memory_order_relaxed);
-  retired_.Add(record, Record::Delete);
+  retired_.Add(record, [](void* memory, void*) { Record::Delete(static_cast<Record*>(memory)); });
 }
 
 }  // namespace fastkv

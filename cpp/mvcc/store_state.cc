@@ -123,10 +123,10 @@ bool Store::Loader::AddChains(std::string_view payload) {
         return false;
       }
       newest = record;
-      ++records_;
-      store_->record_bytes_.fetch_add(Record::AllocatedBytes(record), std::memory_order_relaxed);
-      indexed_.push_back(record);
+      bytes_ += Record::AllocatedBytes(record);
+      indexed_.push_back({record->main(), record->sub(), record});
     }
+    if (newest->leased()) leased_.push_back(newest);
     if (!newest_.empty() && newest_.back()->key() >= newest->key()) {
       newest_.push_back(newest);  // owned; Finish refuses
       out_of_order_ = true;
@@ -137,32 +137,53 @@ bool Store::Loader::AddChains(std::string_view payload) {
   return !in.failed();
 }
 
+// By (main, sub). Main revisions are dense as a rule: then counting beats comparing.
+void Store::Loader::SortIndexed(const Picture& picture) {
+  auto before = [](const Indexed& a, const Indexed& b) { return a.main != b.main ? a.main < b.main : a.sub < b.sub; };
+  const int64_t first = std::max<int64_t>(picture.compact_revision, 0);
+  const auto span = static_cast<uint64_t>(picture.revision - first) + 1;
+  if (span > 4 * indexed_.size() + 1024) return std::sort(indexed_.begin(), indexed_.end(), before);
+  std::vector<uint32_t> starts(span + 1);
+  for (const Indexed& entry : indexed_) ++starts[static_cast<uint64_t>(entry.main - first) + 1];
+  for (uint64_t i = 1; i <= span; ++i) starts[i] += starts[i - 1];
+  std::vector<Indexed> sorted(indexed_.size());
+  std::vector<uint32_t> next(starts.begin(), starts.end() - 1);
+  for (const Indexed& entry : indexed_) sorted[next[static_cast<uint64_t>(entry.main - first)]++] = entry;
+  for (uint64_t i = 0; i < span; ++i) {
+    if (starts[i + 1] - starts[i] > 1) std::sort(sorted.begin() + starts[i], sorted.begin() + starts[i + 1], before);
+  }
+  indexed_ = std::move(sorted);
+}
+
 bool Store::Loader::Finish(const Picture& picture) {
-  if (out_of_order_) return false;
+  if (out_of_order_ || picture.keys != newest_.size() || picture.records != indexed_.size() ||
+      picture.revision < 1 || picture.compact_revision > picture.revision) {
+    return false;
+  }
+  for (const Indexed& entry : indexed_) {
+    if (entry.main > picture.revision) return false;
+  }
+  const uint64_t records = indexed_.size();
+  std::erase_if(indexed_, [&picture](const Indexed& entry) { return entry.main < picture.compact_revision; });
+  SortIndexed(picture);
   store_->tree_.BulkLoad(newest_);
-  std::erase_if(indexed_, [&picture](const Record* record) { return record->main() < picture.compact_revision; });
-  std::sort(indexed_.begin(), indexed_.end(), [](const Record* a, const Record* b) {
-    return a->main() != b->main() ? a->main() < b->main() : a->sub() < b->sub();
-  });
-  for (Record* record : indexed_) store_->index_.Append(record);
-  store_->records_.store(records_);
+  newest_.clear();  // the tree's now
+  for (const Indexed& entry : indexed_) store_->index_.Append(entry.record);
+  store_->records_.store(records);
+  store_->record_bytes_.store(bytes_);
   for (const LeaseInfo& lease : picture.leases) {
     store_->lessor_.Grant(lease.id, lease.ttl);
     store_->lessor_.Find(lease.id)->remaining_ttl = lease.remaining_ttl;
   }
-  bool consistent = picture.keys == newest_.size() && picture.records == records_ &&
-                    (indexed_.empty() || indexed_.back()->main() <= picture.revision);
-  for (const Record* record : newest_) {
-    if (!record->leased() || record->tombstone()) continue;
+  for (const Record* record : leased_) {
     const Record::KeyValue kv = record->Decode();
-    if (store_->lessor_.Find(kv.lease) == nullptr) consistent = false;
+    if (store_->lessor_.Find(kv.lease) == nullptr) return false;
     store_->lessor_.Attach(kv.lease, kv.key);
   }
   store_->alarms_.insert(picture.alarms.begin(), picture.alarms.end());
   store_->compact_revision_.store(picture.compact_revision);
   store_->revision_.store(picture.revision, std::memory_order_release);
-  newest_.clear();
-  return consistent;
+  return true;
 }
 
 Store::Loader::~Loader() {

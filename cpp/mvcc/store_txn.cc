@@ -2,11 +2,11 @@
 //
 //   Validate   no state: empty keys, limits, duplicate keys in both branches        before the log
 //   compares   all of them, nested ones too, against the state before the txn       in Apply
-//   checks     of the branches taken: puts, then ranges; nothing is changed yet
+//   checks     of the branches taken, op by op; nothing is changed yet
 //   execute    in order; ranges see the txn's own writes
 //
-// Quirks kept from etcd: a delete's raw range_end decides about duplicates, so a from-key delete ("\0") never counts; a nested
-// then-branch's deletes are held against its else-branch's puts.
+// Quirks kept from etcd: a delete's raw range_end decides about duplicates, so a from-key delete ("\0") never counts; a nested txn's
+// deletes do not count against the puts of an earlier sibling.
 // Left out: etcd's panic on {delete from-key, put ignore_value of a key so deleted}; here it is kKeyNotFound.
 #include <algorithm>
 #include <unordered_set>
@@ -109,18 +109,17 @@ bool CollectTouched(const std::vector<RequestOp>& ops, Touched* touched) {
     FASTKV_CHECK(nested.Parse(op.body));
     Touched then_branch, else_branch;
     if (!CollectTouched(nested.success, &then_branch) || !CollectTouched(nested.failure, &else_branch)) return false;
-    touched->AddDeletes(then_branch);
     for (const std::string_view key : then_branch.puts) {
       if (touched->puts.contains(key) || touched->Deletes(key)) return false;
-      touched->puts.insert(key);
     }
-    touched->AddDeletes(else_branch);
     for (const std::string_view key : else_branch.puts) {
-      // The branches exclude each other: both may put the same key.
-      if (touched->puts.contains(key) && !then_branch.puts.contains(key)) return false;
-      if (touched->Deletes(key)) return false;
-      touched->puts.insert(key);
+      if (then_branch.puts.contains(key)) continue;  // only one of the two branches runs
+      if (touched->puts.contains(key) || touched->Deletes(key)) return false;
     }
+    touched->puts.insert(then_branch.puts.begin(), then_branch.puts.end());
+    touched->puts.insert(else_branch.puts.begin(), else_branch.puts.end());
+    touched->AddDeletes(then_branch);
+    touched->AddDeletes(else_branch);
   }
   const bool has_deletes = !touched->deleted_keys.empty() || !touched->deleted_ranges.empty();
   for (const RequestOp& op : ops) {
@@ -178,6 +177,22 @@ Code Validate(uint64_t tag, std::string_view payload, const Limits& limits) {
   }
 }
 
+// Does it put anything, in whatever branch? (etcd: has it a quota cost?)
+bool TxnPuts(std::string_view payload, int depth) {
+  TxnRequest txn;
+  if (!txn.Parse(payload) || depth > kDepthMax) return false;
+  for (const auto* branch : {&txn.success, &txn.failure}) {
+    for (const RequestOp& op : *branch) {
+      if (op.kind == RequestOp::kPut || (op.kind == RequestOp::kTxn && TxnPuts(op.body, depth + 1))) return true;
+    }
+  }
+  return false;
+}
+
+bool Grows(uint64_t tag, std::string_view payload) {
+  return tag == kTagPut || tag == kTagLeaseGrant || (tag == kTagTxn && TxnPuts(payload, 0));
+}
+
 // -- Apply
 
 // One txn on its way through compares, checks and execution. REQUIRES: the store's write lock.
@@ -188,8 +203,7 @@ class Transaction {
   Code Run(std::string_view payload, std::string* response) {
     Branch root;
     if (Code code = Plan(payload, 0, &root); code != Code::kOk) return code;
-    if (Code code = CheckPuts(root); code != Code::kOk) return code;
-    if (Code code = CheckRanges(root); code != Code::kOk) return code;
+    if (Code code = Check(root); code != Code::kOk) return code;
     std::string body;
     Execute(root, &body);
     store_->Publish(change_);
@@ -269,23 +283,13 @@ class Transaction {
   }
 
   // In the order of execution; remembers the deletes passed, for puts that need the old value or lease.
-  Code CheckPuts(const Branch& branch) {
+  Code Check(const Branch& branch) {
     size_t nested = 0;
     for (const RequestOp& op : branch.ops) {
+      Code code = Code::kOk;
       switch (op.kind) {
-        case RequestOp::kPut: {
-          PutRequest put;
-          if (!put.Parse(op.body)) return Code::kMalformed;
-          if (put.key.empty()) return Code::kEmptyKey;
-          if (put.ignore_value || put.ignore_lease) {
-            if (store_->Newest(put.key) == nullptr) return Code::kKeyNotFound;
-            for (const KeyRange& range : deletes_) {
-              if (range.Contains(put.key)) return Code::kKeyNotFound;
-            }
-          }
-          if (put.lease != 0 && store_->lessor_.Find(put.lease) == nullptr) return Code::kLeaseNotFound;
-          break;
-        }
+        case RequestOp::kRange: code = CheckRange(op.body); break;
+        case RequestOp::kPut: code = CheckPut(op.body); break;
         case RequestOp::kDeleteRange: {
           DeleteRangeRequest request;
           if (!request.Parse(op.body)) return Code::kMalformed;
@@ -293,31 +297,33 @@ class Transaction {
           deletes_.emplace_back(request.key, request.range_end);
           break;
         }
-        case RequestOp::kTxn:
-          if (Code code = CheckPuts(branch.nested[nested++]); code != Code::kOk) return code;
-          break;
-        case RequestOp::kRange: break;
+        case RequestOp::kTxn: code = Check(branch.nested[nested++]); break;
         case RequestOp::kEmpty: return Code::kKeyNotFound;
       }
+      if (code != Code::kOk) return code;
     }
     return Code::kOk;
   }
 
-  Code CheckRanges(const Branch& branch) const {
-    size_t nested = 0;
-    for (const RequestOp& op : branch.ops) {
-      if (op.kind == RequestOp::kTxn) {
-        if (Code code = CheckRanges(branch.nested[nested++]); code != Code::kOk) return code;
-      } else if (op.kind == RequestOp::kRange) {
-        RangeRequest range;
-        if (!range.Parse(op.body)) return Code::kMalformed;
-        if (range.key.empty()) return Code::kEmptyKey;
-        if (range.revision == 0) continue;
-        if (range.revision > change_.begin) return Code::kFutureRevision;
-        if (range.revision < store_->compact_revision()) return Code::kCompacted;
-      }
-    }
-    return Code::kOk;
+  Code CheckPut(std::string_view body) const {
+    PutRequest put;
+    if (!put.Parse(body)) return Code::kMalformed;
+    if (put.key.empty()) return Code::kEmptyKey;
+    if (put.lease != 0 && store_->lessor_.Find(put.lease) == nullptr) return Code::kLeaseNotFound;
+    if (!put.ignore_value && !put.ignore_lease) return Code::kOk;
+    if (store_->Newest(put.key) == nullptr) return Code::kKeyNotFound;
+    const bool deleted = std::any_of(deletes_.begin(), deletes_.end(),
+                                     [&put](const KeyRange& range) { return range.Contains(put.key); });
+    return deleted ? Code::kKeyNotFound : Code::kOk;
+  }
+
+  Code CheckRange(std::string_view body) const {
+    RangeRequest range;
+    if (!range.Parse(body)) return Code::kMalformed;
+    if (range.key.empty()) return Code::kEmptyKey;
+    if (range.revision == 0) return Code::kOk;
+    if (range.revision > change_.begin) return Code::kFutureRevision;
+    return range.revision < store_->compact_revision() ? Code::kCompacted : Code::kOk;
   }
 
   // Appends the fields succeeded and responses of the TxnResponse.

@@ -1,212 +1,218 @@
 #include "proto/messages.h"
 
-#include <protozero/exception.hpp>
-#include <protozero/pbf_reader.hpp>
-#include <protozero/varint.hpp>
+#include "base/coding.h"
 
 namespace fastkv {
 namespace {
 
-using protozero::pbf_wire_type;
+enum WireType : uint32_t { kVarint = 0, kEightBytes = 1, kLengthDelimited = 2, kFourBytes = 5 };
 
-constexpr uint32_t Key(uint32_t field, pbf_wire_type type) { return (field << 3) | static_cast<uint32_t>(type); }
-constexpr uint32_t Number(uint32_t field) { return Key(field, pbf_wire_type::varint); }
-constexpr uint32_t Bytes(uint32_t field) { return Key(field, pbf_wire_type::length_delimited); }
+constexpr uint32_t Number(uint32_t field) { return (field << 3) | kVarint; }
+constexpr uint32_t Bytes(uint32_t field) { return (field << 3) | kLengthDelimited; }
 
-// Calls on_field(key, reader) for each field; on_field must consume the value or return false (then it is skipped).
+// What stands in one field: a number, or bytes.
+struct Value {
+  uint64_t number = 0;
+  std::string_view bytes;
+
+  int64_t Signed() const { return static_cast<int64_t>(number); }
+  int32_t Enum() const { return static_cast<int32_t>(number); }  // protobuf truncates to 32 bits
+  bool Bool() const { return number != 0; }
+};
+
+// Calls on_field(tag, value) for each varint and length-delimited field. As strict as the Go implementation: a varint or length
+// beyond 64 bits, field number 0, a group, a cut field are all malformed.
 template <typename OnField>
-bool ForEachField(std::string_view bytes, OnField&& on_field) {
-  try {
-    protozero::pbf_reader reader{bytes.data(), bytes.size()};
-    while (reader.next()) {
-      if (!on_field(Key(reader.tag(), reader.wire_type()), reader)) reader.skip();
+bool ForEachField(std::string_view message, OnField&& on_field) {
+  ByteReader in(message);
+  std::string_view skipped;
+  while (!in.done()) {
+    uint64_t tag = 0;
+    Value value;
+    if (!in.Varint(&tag) || tag < 8 || tag > UINT32_MAX) return false;
+    switch (tag & 7) {
+      case kVarint:
+        if (!in.Varint(&value.number)) return false;
+        break;
+      case kLengthDelimited:
+        if (!in.LengthPrefixed(&value.bytes)) return false;
+        break;
+      case kEightBytes:
+        if (!in.Bytes(8, &skipped)) return false;
+        continue;  // no message here has such a field
+      case kFourBytes:
+        if (!in.Bytes(4, &skipped)) return false;
+        continue;
+      default: return false;
     }
-    return true;
-  } catch (const protozero::exception&) {
-    return false;
+    on_field(static_cast<uint32_t>(tag), value);
   }
+  return true;
 }
-
-std::string_view View(protozero::pbf_reader& reader) {
-  const auto view = reader.get_view();
-  return {view.data(), view.size()};
-}
-
-int64_t Signed(protozero::pbf_reader& reader) { return static_cast<int64_t>(reader.get_uint64()); }
-// protobuf truncates an enum's or int32's varint to 32 bits.
-int32_t Enum(protozero::pbf_reader& reader) { return static_cast<int32_t>(reader.get_uint64()); }
-bool Bool(protozero::pbf_reader& reader) { return reader.get_uint64() != 0; }
 
 }  // namespace
 
 bool KeyValueMessage::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = View(reader); return true;
-      case Number(2): create_revision = Signed(reader); return true;
-      case Number(3): mod_revision = Signed(reader); return true;
-      case Number(4): version = Signed(reader); return true;
-      case Bytes(5): value = View(reader); return true;
-      case Number(6): lease = Signed(reader); return true;
-      default: return false;
+      case Bytes(1): key = value.bytes; break;
+      case Number(2): create_revision = value.Signed(); break;
+      case Number(3): mod_revision = value.Signed(); break;
+      case Number(4): version = value.Signed(); break;
+      case Bytes(5): this->value = value.bytes; break;
+      case Number(6): lease = value.Signed(); break;
+      default: break;
     }
   });
 }
 
 bool RangeRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = View(reader); return true;
-      case Bytes(2): range_end = View(reader); return true;
-      case Number(3): limit = Signed(reader); return true;
-      case Number(4): revision = Signed(reader); return true;
-      case Number(5): sort_order = Enum(reader); return true;
-      case Number(6): sort_target = Enum(reader); return true;
-      case Number(7): serializable = Bool(reader); return true;
-      case Number(8): keys_only = Bool(reader); return true;
-      case Number(9): count_only = Bool(reader); return true;
-      case Number(10): min_mod_revision = Signed(reader); return true;
-      case Number(11): max_mod_revision = Signed(reader); return true;
-      case Number(12): min_create_revision = Signed(reader); return true;
-      case Number(13): max_create_revision = Signed(reader); return true;
-      case Number(kChunkHeader): chunk_header = Signed(reader); return true;
-      case Number(kChunkSent): chunk_sent = Signed(reader); return true;
-      default: return false;
+      case Bytes(1): key = value.bytes; break;
+      case Bytes(2): range_end = value.bytes; break;
+      case Number(3): limit = value.Signed(); break;
+      case Number(4): revision = value.Signed(); break;
+      case Number(5): sort_order = value.Enum(); break;
+      case Number(6): sort_target = value.Enum(); break;
+      case Number(7): serializable = value.Bool(); break;
+      case Number(8): keys_only = value.Bool(); break;
+      case Number(9): count_only = value.Bool(); break;
+      case Number(10): min_mod_revision = value.Signed(); break;
+      case Number(11): max_mod_revision = value.Signed(); break;
+      case Number(12): min_create_revision = value.Signed(); break;
+      case Number(13): max_create_revision = value.Signed(); break;
+      case Number(kChunkHeader): chunk_header = value.Signed(); break;
+      case Number(kChunkSent): chunk_sent = value.Signed(); break;
+      default: break;
     }
   });
 }
 
 bool PutRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = View(reader); return true;
-      case Bytes(2): value = View(reader); return true;
-      case Number(3): lease = Signed(reader); return true;
-      case Number(4): prev_kv = Bool(reader); return true;
-      case Number(5): ignore_value = Bool(reader); return true;
-      case Number(6): ignore_lease = Bool(reader); return true;
-      default: return false;
+      case Bytes(1): key = value.bytes; break;
+      case Bytes(2): this->value = value.bytes; break;
+      case Number(3): lease = value.Signed(); break;
+      case Number(4): prev_kv = value.Bool(); break;
+      case Number(5): ignore_value = value.Bool(); break;
+      case Number(6): ignore_lease = value.Bool(); break;
+      default: break;
     }
   });
 }
 
 bool DeleteRangeRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = View(reader); return true;
-      case Bytes(2): range_end = View(reader); return true;
-      case Number(3): prev_kv = Bool(reader); return true;
-      default: return false;
+      case Bytes(1): key = value.bytes; break;
+      case Bytes(2): range_end = value.bytes; break;
+      case Number(3): prev_kv = value.Bool(); break;
+      default: break;
     }
   });
 }
 
 bool Compare::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): result = Enum(reader); return true;
-      case Number(2): target = Enum(reader); return true;
-      case Bytes(3): key = View(reader); return true;
-      case Number(4): union_target = kVersion; number = Signed(reader); return true;
-      case Number(5): union_target = kCreate; number = Signed(reader); return true;
-      case Number(6): union_target = kMod; number = Signed(reader); return true;
-      case Bytes(7): union_target = kValue; value = View(reader); return true;
-      case Number(8): union_target = kLease; number = Signed(reader); return true;
-      case Bytes(64): range_end = View(reader); return true;
-      default: return false;
+      case Number(1): result = value.Enum(); break;
+      case Number(2): target = value.Enum(); break;
+      case Bytes(3): key = value.bytes; break;
+      case Number(4): union_target = kVersion; number = value.Signed(); break;
+      case Number(5): union_target = kCreate; number = value.Signed(); break;
+      case Number(6): union_target = kMod; number = value.Signed(); break;
+      case Bytes(7): union_target = kValue; this->value = value.bytes; break;
+      case Number(8): union_target = kLease; number = value.Signed(); break;
+      case Bytes(64): range_end = value.bytes; break;
+      default: break;
     }
   });
 }
 
 bool RequestOp::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
       case Bytes(1):
       case Bytes(2):
       case Bytes(3):
       case Bytes(4):
         kind = static_cast<Kind>(field >> 3);
-        body = View(reader);
-        return true;
-      default: return false;
+        body = value.bytes;
+        break;
+      default: break;
     }
   });
 }
 
 bool TxnRequest::Parse(std::string_view bytes) {
   bool ops_ok = true;
-  const bool ok = ForEachField(bytes, [this, &ops_ok](uint32_t field, protozero::pbf_reader& reader) {
+  const bool ok = ForEachField(bytes, [this, &ops_ok](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): compare.push_back(View(reader)); return true;
-      case Bytes(2): ops_ok = success.emplace_back().Parse(View(reader)) && ops_ok; return true;
-      case Bytes(3): ops_ok = failure.emplace_back().Parse(View(reader)) && ops_ok; return true;
-      default: return false;
+      case Bytes(1): compare.push_back(value.bytes); break;
+      case Bytes(2): ops_ok = success.emplace_back().Parse(value.bytes) && ops_ok; break;
+      case Bytes(3): ops_ok = failure.emplace_back().Parse(value.bytes) && ops_ok; break;
+      default: break;
     }
   });
   return ok && ops_ok;
 }
 
 bool CompactionRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): revision = Signed(reader); return true;
-      case Number(2): physical = Bool(reader); return true;
-      default: return false;
+      case Number(1): revision = value.Signed(); break;
+      case Number(2): physical = value.Bool(); break;
+      default: break;
     }
   });
 }
 
 bool LeaseGrantRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): ttl = Signed(reader); return true;
-      case Number(2): id = Signed(reader); return true;
-      default: return false;
+      case Number(1): ttl = value.Signed(); break;
+      case Number(2): id = value.Signed(); break;
+      default: break;
     }
   });
 }
 
 bool LeaseRevokeRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
-    if (field != Number(1)) return false;
-    id = Signed(reader);
-    return true;
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
+    if (field == Number(1)) id = value.Signed();
   });
 }
 
 bool LeaseCheckpointRequest::Parse(std::string_view bytes) {
   bool all_ok = true;
-  const bool ok = ForEachField(bytes, [this, &all_ok](uint32_t field, protozero::pbf_reader& reader) {
-    if (field != Bytes(1)) return false;
+  const bool ok = ForEachField(bytes, [this, &all_ok](uint32_t field, const Value& value) {
+    if (field != Bytes(1)) return;
     Checkpoint& checkpoint = checkpoints.emplace_back();
-    all_ok = ForEachField(View(reader), [&checkpoint](uint32_t inner, protozero::pbf_reader& from) {
+    all_ok = ForEachField(value.bytes, [&checkpoint](uint32_t inner, const Value& part) {
       switch (inner) {
-        case Number(1): checkpoint.id = Signed(from); return true;
-        case Number(2): checkpoint.remaining_ttl = Signed(from); return true;
+        case Number(1): checkpoint.id = part.Signed(); break;
+        case Number(2): checkpoint.remaining_ttl = part.Signed(); break;
         default: return false;
       }
     }) && all_ok;
-    return true;
   });
   return ok && all_ok;
 }
 
 bool AlarmRequest::Parse(std::string_view bytes) {
-  return ForEachField(bytes, [this](uint32_t field, protozero::pbf_reader& reader) {
+  return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): action = Enum(reader); return true;
-      case Number(2): member_id = reader.get_uint64(); return true;
-      case Number(3): alarm = Enum(reader); return true;
-      default: return false;
+      case Number(1): action = value.Enum(); break;
+      case Number(2): member_id = value.number; break;
+      case Number(3): alarm = value.Enum(); break;
+      default: break;
     }
   });
 }
 
-void AppendVarint(std::string* to, uint64_t value) {
-  char buffer[protozero::max_varint_length];
-  const int length = protozero::add_varint_to_buffer(buffer, value);
-  to->append(buffer, static_cast<size_t>(length));
-}
+void AppendVarint(std::string* to, uint64_t value) { PutVarint(to, value); }
 
 void AppendNumber(std::string* to, uint32_t field, int64_t value) {
   if (value == 0) return;
@@ -228,13 +234,13 @@ void AppendBytesAlways(std::string* to, uint32_t field, std::string_view bytes) 
 
 void AppendPutOp(std::string* to, std::string_view key, std::string_view value, int64_t lease) {
   auto field_size = [](std::string_view bytes) {
-    return bytes.empty() ? 0 : 1 + static_cast<size_t>(protozero::length_of_varint(bytes.size())) + bytes.size();
+    return bytes.empty() ? 0 : 1 + VarintLength(bytes.size()) + bytes.size();
   };
   const size_t lease_size =
-      lease == 0 ? 0 : 1 + static_cast<size_t>(protozero::length_of_varint(static_cast<uint64_t>(lease)));
+      lease == 0 ? 0 : 1 + VarintLength(static_cast<uint64_t>(lease));
   const size_t put = field_size(key) + field_size(value) + lease_size;
   AppendVarint(to, Bytes(2));
-  AppendVarint(to, 1 + static_cast<size_t>(protozero::length_of_varint(put)) + put);
+  AppendVarint(to, 1 + VarintLength(put) + put);
   AppendVarint(to, Bytes(RequestOp::kPut));
   AppendVarint(to, put);
   AppendBytes(to, 1, key);
@@ -244,10 +250,8 @@ void AppendPutOp(std::string* to, std::string_view key, std::string_view value, 
 
 int64_t DeletedOf(std::string_view response) {
   int64_t deleted = 0;
-  ForEachField(response, [&deleted](uint32_t field, protozero::pbf_reader& reader) {
-    if (field != Number(2)) return false;
-    deleted = Signed(reader);
-    return true;
+  ForEachField(response, [&deleted](uint32_t field, const Value& value) {
+    if (field == Number(2)) deleted = value.Signed();
   });
   return deleted;
 }
@@ -258,9 +262,9 @@ size_t BeginMessage(std::string* to, uint32_t field) {
 }
 
 void EndMessage(std::string* to, size_t begin) {
-  char buffer[protozero::max_varint_length];
-  const int length = protozero::add_varint_to_buffer(buffer, to->size() - begin);
-  to->insert(begin, buffer, static_cast<size_t>(length));
+  char length[kVarintBytesMax];
+  const char* end = StoreVarint(length, to->size() - begin);
+  to->insert(begin, length, static_cast<size_t>(end - length));
 }
 
 }  // namespace fastkv

@@ -3,7 +3,8 @@
 // Invariants:
 // - a revision is visible to readers only when it is whole; compact_revision rises before anything is unlinked.
 // - a revision at or above the compact revision keeps all its records.
-// Thread safety: as the store's. Put, Delete, Commit and Compact from one thread; the EventSource methods from any.
+// Thread safety: as the store's. Put, Delete, Commit, Compact and RemoveCompacted from one thread; the EventSource
+// methods from any.
 #pragma once
 
 #include <algorithm>
@@ -66,8 +67,11 @@ class FakeSource : public EventSource {
     return revision();
   }
 
-  void Compact(int64_t to) {
-    compact_revision_.store(to, std::memory_order_release);
+  // What a compaction command does; RemoveCompacted does the work that may come any time later.
+  void Compact(int64_t to) { compact_revision_.store(to, std::memory_order_release); }
+
+  void RemoveCompacted() {
+    const int64_t to = compact_revision();
     for (auto& [key, history] : histories_) {
       size_t keep = 0;  // the first that stays: the newest at or below `to`, unless it is an old tombstone
       while (keep + 1 < history.size() && history[keep]->main() < to && history[keep + 1]->main() <= to) ++keep;
@@ -113,7 +117,7 @@ class FakeSource : public EventSource {
   void Unlink(Record* record) {
     slots_[slot_of_.at(record)].store(nullptr, std::memory_order_release);
     slot_of_.erase(record);
-    retired_.Add(record, [](void* memory) { Record::Delete(static_cast<Record*>(memory)); });
+    retired_.Add(record, [](void* memory, void*) { Record::Delete(static_cast<Record*>(memory)); });
   }
 
   const size_t records_max_;

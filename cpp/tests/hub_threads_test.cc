@@ -99,7 +99,7 @@ struct Owed {
 class HubThreads : public testing::Test {
  protected:
   HubThreads()
-      : source(static_cast<size_t>(kRevisions) + 10),
+      : source(static_cast<size_t>(kRevisions) + 100),
         hub(&source, {.pending_max = 16, .scan_records_max = 64, .slice_records = 8}) {}
 
   // Applies in batches of up to five revisions, sweeps behind each, compacts now and then.
@@ -115,6 +115,7 @@ class HubThreads : public testing::Test {
       const int64_t keep = static_cast<int64_t>(random() % 400);
       if (random() % 50 == 0 && source.revision() - keep > std::max<int64_t>(source.compact_revision(), 1)) {
         source.Compact(source.revision() - keep);
+        source.RemoveCompacted();
       }
       // With fewer cores than threads the takers would only see the end.
       if (random() % 4 == 0) std::this_thread::yield();
@@ -241,6 +242,37 @@ TEST_F(HubThreads, TakersOfOneWatcherShareItsRevisions) {
   std::sort(all.begin(), all.end());
   ASSERT_EQ(all.size(), static_cast<size_t>(kRevisions - 1));
   for (size_t i = 0; i < all.size(); ++i) ASSERT_EQ(all[i], static_cast<int64_t>(i) + 2);
+}
+
+// Catching up one revision at a time right where a long slice is being matched: the watcher becomes synced in the
+// middle.
+TEST_F(HubThreads, CatchingUpIntoARunningSweepLosesNothing) {
+  WatchHub wide(&source, {.pending_max = 16, .scan_records_max = 64, .slice_records = 64});
+  for (int i = 0; i < 300; ++i) wide.Add({.key = "k", .range_end = "l", .prev_kv = true});
+  const auto take = [this, &wide] {
+    while (!written && !HasFailure()) {
+      Owed owed;
+      owed.spec = {.key = "k", .range_end = "l"};
+      owed.spec.start_revision = owed.next_min = owed.next_max = std::max<int64_t>(2, source.revision() - 80);
+      const uint64_t id = wide.Add(owed.spec);
+      for (int takes = 0; takes < 100; ++takes) {
+        events_checked += owed.Check(wide.Take(id, 0), source);
+        owed.CheckProgress(wide.Progress(id));
+      }
+      wide.Cancel(id);
+    }
+  };
+  std::thread takers[] = {std::thread(take), std::thread(take)};
+  while (source.revision() < kRevisions) {
+    for (int i = 0; i < 60; ++i) {
+      source.Put(KeyOf(source.revision() + 1), "value");
+      source.Commit();
+    }
+    wide.Sweep(source.revision());
+  }
+  written = true;
+  for (std::thread& taker : takers) taker.join();
+  EXPECT_GT(events_checked, 100U);
 }
 
 TEST_F(HubThreads, CancelAndCloseAllAreSafeBesideEverything) {

@@ -1,10 +1,10 @@
 #include "watch/event_reader.h"
 
 #include <algorithm>
-#include <protozero/varint.hpp>
 #include <string_view>
 
 #include "base/check.h"
+#include "base/coding.h"
 #include "mvcc/epoch.h"
 #include "mvcc/record.h"
 
@@ -16,7 +16,7 @@ constexpr char kEventsTag = 0x5a, kTypeTag = 0x08, kKvTag = 0x12, kPrevKvTag = 0
 constexpr char kDelete = 1;
 
 size_t MessageFieldSize(std::string_view message) {
-  return 1 + static_cast<size_t>(protozero::length_of_varint(message.size())) + message.size();
+  return 1 + VarintLength(message.size()) + message.size();
 }
 
 }  // namespace
@@ -29,19 +29,19 @@ void AppendEvent(const Record& record, const Record* previous, std::string* to) 
   char header[32];  // two tags and lengths (at most 11 bytes each), and the type
   char* at = header;
   *at++ = kEventsTag;
-  at += protozero::add_varint_to_buffer(at, size);
+  at = StoreVarint(at, size);
   if (record.tombstone()) {
     *at++ = kTypeTag;
     *at++ = kDelete;
   }
   *at++ = kKvTag;
-  at += protozero::add_varint_to_buffer(at, kv.size());
+  at = StoreVarint(at, kv.size());
   to->append(header, static_cast<size_t>(at - header));
   to->append(kv);
   if (previous == nullptr) return;
   at = header;
   *at++ = kPrevKvTag;
-  at += protozero::add_varint_to_buffer(at, prev_kv.size());
+  at = StoreVarint(at, prev_kv.size());
   to->append(header, static_cast<size_t>(at - header));
   to->append(prev_kv);
 }

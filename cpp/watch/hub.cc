@@ -136,7 +136,7 @@ uint64_t WatchHub::Impl::Add(WatchSpec spec) {
   auto watcher = std::make_shared<Watcher>(id, std::move(filter));
   watcher->progress_min = spec.start_revision;
   watcher->next_revision = spec.start_revision == 0 ? revision + 1 : spec.start_revision;
-  const bool synced = watcher->next_revision > announced.load(std::memory_order_relaxed);
+  const bool synced = watcher->next_revision > swept.load(std::memory_order_relaxed);  // exact: no slice is running
   watcher->synced = synced;
   {
     std::lock_guard table_lock(table_mutex);

@@ -20,9 +20,10 @@
 //
 // Starting beside a writer. Revisions become visible in the source first and are swept afterwards, and an Add or a
 // catch-up can fall in between. No revision is lost or repeated, because
-// - Sweep announces `to` before it matches anything, and a watcher becomes synced only when next_revision > announced:
-// what
-//   a running Sweep may already have matched without this watcher, it reads itself;
+// - Add decides between two slices of a Sweep: synced if it wants nothing at or below what is swept;
+// - a catch-up decides beside a running Sweep, which may already have matched some of (swept, to] without this watcher:
+// so
+//   Sweep announces `to` before it matches anything, and who caught up is synced only when next_revision > announced;
 // - Sweep leaves out a watcher's revisions below its next_revision: what it has read ahead of the sweep does not come
 // again. A watcher with start_revision 0 starts behind the source's revision at one moment during Add: it gets what is
 // applied after Add has returned, and nothing that was visible before Add was called.

@@ -1,8 +1,9 @@
-// Which keys a (key, range_end) pair means: etcd's key interval rule.
+// The keys that a watcher wants: a (key, range_end) pair that owns its bytes, by etcd's rule (mvcc/key_range.h).
 //
-//   range_end ""      the single key
-//   range_end "\0"    every key >= key                [key, unbounded)
-//   otherwise         every key in [key, range_end);  nothing if key >= range_end
+//   kNothing    key >= range_end
+//   kSingle     begin
+//   kBounded    [begin, end)
+//   kUnbounded  [begin, every key)
 //
 // Thread safety: a value.
 #pragma once
@@ -12,14 +13,17 @@
 #include <string_view>
 #include <utility>
 
+#include "mvcc/key_range.h"
+
 namespace fastkv {
 
 struct KeyInterval {
   enum class Kind : uint8_t { kNothing, kSingle, kBounded, kUnbounded };
 
   static KeyInterval Of(std::string key, std::string range_end) {
-    if (range_end.empty()) return {std::move(key), {}, Kind::kSingle};
-    if (range_end.size() == 1 && range_end[0] == '\0') return {std::move(key), {}, Kind::kUnbounded};
+    const KeyRange range(key, range_end);
+    if (range.single) return {std::move(key), {}, Kind::kSingle};
+    if (range.unbounded) return {std::move(key), {}, Kind::kUnbounded};
     if (key >= range_end) return {{}, {}, Kind::kNothing};
     return {std::move(key), std::move(range_end), Kind::kBounded};
   }

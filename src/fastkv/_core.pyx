@@ -154,7 +154,7 @@ cdef class NativeEngine:
         message = status.message().decode("utf-8", "replace")
         error = errors.from_code(<int>status.code(), message)
         if isinstance(error, errors.LockedError):
-            pid = re.search(r"pid (\d+)", message)
+            pid = re.search(r"held by .*process (\d+)", message)
             error.pid = int(pid.group(1)) if pid else 0
         raise error
 
@@ -300,6 +300,7 @@ cdef class NativeEngine:
 
     def get(self, key, default=None, int64_t revision=0):
         cdef EpochGuard guard
+        guard.Hold()  # else Cython leaves it out
         cdef const Record* record = NULL
         cdef Db* db = self._open()
         key = _owned(key)
@@ -315,6 +316,7 @@ cdef class NativeEngine:
 
     def get_kv(self, key, int64_t revision=0):
         cdef EpochGuard guard
+        guard.Hold()  # else Cython leaves it out
         cdef const Record* record = NULL
         cdef Db* db = self._open()
         key = _owned(key)
@@ -328,6 +330,7 @@ cdef class NativeEngine:
 
     def scan(self, start, end, int64_t revision=0, size_t limit=0, cbool reverse=False, int what=ITEMS):
         cdef EpochGuard guard
+        guard.Hold()  # else Cython leaves it out
         cdef vector[const Record*] records
         cdef Db* db = self._open()
         cdef Code code
@@ -375,6 +378,7 @@ cdef class NativeEngine:
 
     def history(self, key):
         cdef EpochGuard guard
+        guard.Hold()  # else Cython leaves it out
         cdef vector[const Record*] records
         cdef Db* db = self._open()
         key = _owned(key)

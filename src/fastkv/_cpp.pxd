@@ -43,6 +43,7 @@ cdef extern from "base/fork.h" namespace "fastkv" nogil:
 cdef extern from "mvcc/epoch.h" namespace "fastkv" nogil:
     cdef cppclass EpochGuard:
         EpochGuard()
+        void Hold() const
 
 
 cdef extern from "mvcc/record.h" namespace "fastkv" nogil:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from fastkv import engine as engines
-from fastkv.engine import Engine, Options
+from fastkv.engine import TXN, Engine, Options
 from fastkv.errors import CorruptError, FormatError, UnsupportedError
 
 COPY_BYTES = 1 << 20
@@ -74,7 +74,8 @@ def restore(
         raise FormatError("this is not a backup of a fastkv store")
     index = struct.unpack_from("<Q", head, 20)[0]  # magic (8), block header (12), index
     try:
-        os.makedirs(os.path.join(directory, "checkpoint"), exist_ok=True)
+        for part in ("log", "checkpoint"):
+            os.makedirs(os.path.join(directory, part), exist_ok=True)
         checkpoint = os.path.join(directory, "checkpoint", f"{index:016x}.ckpt")
         with open(checkpoint, "wb") as file:
             file.write(head)
@@ -107,6 +108,8 @@ def _verify(directory: str) -> int:
 
 def _open_checkpoint(engine: Engine) -> BinaryIO:
     assert engine.path is not None
+    if engine.applied_index == 0:  # nothing was ever written, so no checkpoint would be: a txn of nothing is something
+        engine.commit([(TXN, b"")])
     while True:
         name = f"{engine.checkpoint():016x}.ckpt"
         try:

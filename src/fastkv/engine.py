@@ -39,7 +39,8 @@ class WatchBatch(NamedTuple):
     """What `watch_take` hands over: whole revisions, ascending.
 
     events: mvccpb.Event messages, each with the tag and length it has in WatchResponse.events (field 11), concatenated.
-    revision: the response header's revision. For a live batch, the one main revision of its events; while catching up the
+    revision: the response header's revision. For a live batch, the one main revision of its events; while catching up
+    the
         store's revision at the time of reading (the batch may then span several revisions).
     compact_revision: 0, or the revision that compaction has reached; then the watch has ended and events is empty.
     """
@@ -54,7 +55,8 @@ class Options(NamedTuple):
 
     sync: True: a returned write is on disk. False: it survives the death of the process, not of the machine.
     readonly: no lock, no writes, no repair; sees the directory as it was when opened.
-    checkpoint_bytes: write a checkpoint in the background when the log since the last one is this long (bytes), or as long
+    checkpoint_bytes: write a checkpoint in the background when the log since the last one is this long (bytes), or as
+    long
         as the last checkpoint if that is longer.
     max_txn_ops, max_request_bytes: limits as in etcd; 0 = none (embedded).
     segment_bytes_first, segment_bytes_max: sizes of log segments (bytes); tests shrink them.
@@ -90,13 +92,14 @@ class Engine(Protocol):
         """What response headers carry (0 = omitted, as in an embedded store)."""
 
     def stats(self) -> dict[str, int]:
-        """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records + index),
-        log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
+        """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records +
+        index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
 
     # -- writes -----------------------------------------------------------------------------------------------
     def commit(self, commands: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """One batch: one log record, one sync, one apply. Returns (code, response message) for each command; the message is b"" if
-        code is not 0. Concurrent callers share syncs (group commit). Watchers are matched before it returns."""
+        """One batch: one log record, one sync, one apply. Returns (code, response message) for each command; the
+        message is b"" if code is not 0. Concurrent callers share syncs (group commit). Watchers are matched before it
+        returns."""
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
         """Commit one PutRequest; returns its revision."""
@@ -112,13 +115,15 @@ class Engine(Protocol):
         """RangeRequest -> RangeResponse, at the latest or the asked revision."""
 
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
-        """RangeStream: RangeRequest -> (RangeResponse, next RangeRequest or b"" at the end). The response holds at most about
-        limit_bytes of kvs; header, more and count only in the last one. The next request carries the pinned revision."""
+        """RangeStream: RangeRequest -> (RangeResponse, next RangeRequest or b"" at the end). The response holds at most
+        about limit_bytes of kvs; header, more and count only in the last one. The next request carries the pinned
+        revision."""
 
     def get(self, key: bytes, default: bytes | None = None, revision: int = 0) -> bytes | None: ...
     def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list:
-        """Keys in [start, end) at `revision` (0 = latest), at most `limit` (0 = all), as `what` asks: ITEMS (key, value) tuples, KEYS,
-        VALUES, or KEY_VALUES (types.KeyValue). end b"" = just the key start; b"\\0" = no upper bound."""
+        """Keys in [start, end) at `revision` (0 = latest), at most `limit` (0 = all), as `what` asks: ITEMS (key,
+        value) tuples, KEYS, VALUES, or KEY_VALUES (types.KeyValue). end b"" = just the key start; b"\\0" = no upper
+        bound."""
 
     def count(self, start: bytes, end: bytes, revision: int = 0) -> int: ...
     def history(self, key: bytes) -> list[tuple[int, bytes]]:
@@ -157,7 +162,9 @@ class Engine(Protocol):
 
     # -- maintenance ------------------------------------------------------------------------------------------
     def compact_step(self, revisions_max: int) -> bool:
-        """Remove up to revisions_max superseded revisions that a COMPACTION command has released; True when nothing is left."""
+        """Remove up to revisions_max superseded revisions that a COMPACTION command has released; True when nothing is
+        left.
+        """
 
     def checkpoint(self) -> int:
         """Write a checkpoint now; returns the index it holds."""

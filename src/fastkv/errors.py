@@ -1,8 +1,9 @@
 """
 Every error fastkv raises, one row each: number, class, gRPC code, exact text.
 
-Numbers below 100 are the client's errors: deterministic, the same on every replica, shared with cpp/base/status.h. From 100 on
-they are the world's (disk, lock, corruption). Texts and gRPC codes of the client's errors are etcd's (api/v3rpc).
+Numbers below 100 are the client's errors: deterministic, the same on every replica, shared with cpp/base/status.h. From
+100 on they are the world's (disk, lock, corruption). Texts and gRPC codes of the client's errors are etcd's
+(api/v3rpc).
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class GrpcCode(IntEnum):
 
 
 class Error(Exception):
-    """The root of fastkv's errors. `code` is the gRPC code, `number` the engine's, `retryable` whether trying again may help."""
+    """The root of fastkv's errors. `code` is the gRPC code, `number` the engine's, `retryable` whether trying again may
+    help.
+    """
 
     code: GrpcCode = GrpcCode.UNKNOWN
     number: Code = Code.IO_ERROR
@@ -210,7 +213,9 @@ TABLE: dict[Code, tuple[type[Error], str]] = {
 
 
 def from_code(number: int, message: str = "") -> Error:
-    """The error for an engine status number, with its exact text or, for the world's errors, the message that names what and where."""
+    """The error for an engine status number, with its exact text or, for the world's errors, the message that names
+    what and where.
+    """
     code = Code(number)
     cls, text = TABLE[code]
     error = cls(message or text)

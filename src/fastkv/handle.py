@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -31,6 +32,7 @@ from fastkv.lease import Lessor
 from fastkv.types import Stats
 
 COMPACT_STEP = 1000  # revisions a step: some 100 us in which writers wait
+COMPACT_PAUSE_S = 0.001  # between steps: for the writers, or for a checkpoint that has to end first
 
 _open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 _parents: list[object] = []  # engines of the parent process: never to be touched, nor to be collected
@@ -41,7 +43,6 @@ class Handle:
 
     _engine: Engine
     _lessor: Lessor
-    _put: Any
 
     def __init__(self, engine: Engine, path: str, readonly: bool) -> None:
         self._engine = engine
@@ -94,7 +95,7 @@ class Handle:
         ((code, _),) = self._engine.commit([(COMPACTION, messages.compaction_request(as_revision(rev)))])
         raise_for(code)
         while not self._engine.compact_step(COMPACT_STEP):
-            pass
+            time.sleep(COMPACT_PAUSE_S)
 
     def backup(
         self, target: BinaryIO | str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
@@ -142,8 +143,8 @@ class Handle:
         gone = cast(Any, _Gone(reason))
         self._ended = reason
         self._engine = self._lessor = gone
-        self._put = gone.put
-        self.__dict__.pop("get", None)
+        for bound in ("get", "_put"):
+            self.__dict__.pop(bound, None)
         _open_handles.discard(self)
 
     def __enter__(self) -> Self:
@@ -181,13 +182,7 @@ class _Gone:
     def __init__(self, reason: Error) -> None:
         self.__dict__["reason"] = reason
 
-    def put(self, *args: object) -> NoReturn:
-        self._raise()
-
     def __getattr__(self, name: str) -> NoReturn:
-        self._raise()
-
-    def _raise(self) -> NoReturn:
         reason: Error = self.__dict__["reason"]
         raise type(reason)(*reason.args)  # a new one each time: tracebacks and threads do not mix
 

@@ -76,9 +76,7 @@ class Lessor:
         self._clock = clock
         self._changed = threading.Condition()
         self._deadlines: dict[int, tuple[float, int]] = {}  # lease -> (deadline, ttl)
-        self._order: list[
-            tuple[float, int]
-        ] = []  # heap of (deadline, lease); stale unless _deadlines agrees
+        self._order: list[tuple[float, int]] = []  # heap of (deadline, lease); stale unless _deadlines agrees
         self._held: set[int] = set()
         self._private: set[int] = set()  # made by put(ttl=): nobody but the key's next put(ttl=) renews them
         self._thread: threading.Thread | None = None

@@ -176,34 +176,37 @@ def lease_revoke_request(lease: int) -> bytes:
 
 def key_value(message: bytes) -> KeyValue:
     """mvccpb.KeyValue."""
+    # Written out: a watch or history decodes as many of these as there are events.
     key = value = b""
-    create_revision = mod_revision = version = lease = 0
-    for field, number, data in fields(message):
-        if field == 1:
-            key = data
-        elif field == 2:
-            create_revision = number
-        elif field == 3:
-            mod_revision = number
-        elif field == 4:
-            version = number
-        elif field == 5:
-            value = data
-        elif field == 6:
-            lease = _signed(number)
-    return KeyValue(key, value, create_revision, mod_revision, version, lease)
+    numbers = [0] * 7  # by field
+    at, end = 0, len(message)
+    while at < end:
+        tag = message[at]
+        number = message[at + 1]
+        at += 2
+        if number > 0x7F:
+            number, at = _read_varint(message, at - 1)
+        if tag & 7 == _VARINT:
+            numbers[tag >> 3] = number
+        elif tag == 1 << 3 | _LENGTH:
+            key = message[at : at + number]
+            at += number
+        else:
+            value = message[at : at + number]
+            at += number
+    return KeyValue(key, value, numbers[2], numbers[3], numbers[4], _signed(numbers[6]))
 
 
 def event(message: bytes) -> Event:
     """mvccpb.Event."""
     type, kv, prev_kv = EventType.PUT, b"", None
     for field, number, data in fields(message):
-        if field == 1 and number:
-            type = EventType.DELETE
-        elif field == 2:
+        if field == 2:
             kv = data
         elif field == 3:
             prev_kv = key_value(data)
+        elif number:
+            type = EventType.DELETE
     return Event(type, key_value(kv), prev_kv)
 
 

@@ -71,8 +71,8 @@ def open(
         machine, until `DB.sync`, a checkpoint or `close`.
     readonly: show the directory as it is now; no lock, no writes, no repair. Works beside a process that writes.
     create: False: raise StorageError if there is no store in the directory.
-    engine: which engine to use; by default what FASTKV_ENGINE says, else the native one. ImportError if it is not
-    there.
+    engine: which engine to use; by default what FASTKV_ENGINE says, else the native one. ImportError if that is not
+        there.
     checkpoint_bytes: write a checkpoint in the background when the log has grown by so many bytes, or by the size of
         the last checkpoint if that is more: the price of opening against that of writing.
     segment_bytes_max: size of a log file (bytes).
@@ -109,8 +109,10 @@ def open(
 
 
 def engine_name() -> str:
-    """Which engine `open` would use now: "native" or "python" (an open DB says it in `db.engine`). ImportError if it is
-    not there."""
+    """Which engine `open` would use now: "native" or "python" (an open DB says it in `db.engine`).
+
+    ImportError if it is not there.
+    """
     return cast(str, engines.load().name)  # type: ignore[attr-defined]
 
 
@@ -132,10 +134,7 @@ class DB(Handle, Reader, MutableMapping[bytes, bytes]):
         self._abandoned_watches: deque[int] = deque()
         if engine.name == "native":
             # It takes str and buffers as they come and says what we would say: no Python frame in between.
-            self._put: Any = engine.put
-            self.__dict__["get"] = engine.get
-        else:
-            self._put = self._checked_put
+            self.__dict__.update(get=engine.get, _put=engine.put)
 
     # -- reads (ranges: reads.py) -----------------------------------------------------------------------------
 
@@ -197,7 +196,7 @@ class DB(Handle, Reader, MutableMapping[bytes, bytes]):
         ttl: seconds after which the key is deleted, unless it is put again before: a lease of the key's own.
         """
         if lease is None and ttl is None and not prev:
-            return self._put(key, value)  # type: ignore[no-any-return]
+            return self._put(key, value)
         if ttl is not None:
             if lease is not None:
                 raise TypeError("put: give a lease or a ttl, not both")
@@ -207,7 +206,7 @@ class DB(Handle, Reader, MutableMapping[bytes, bytes]):
             result = self._put_lease(as_key(key), as_bytes(value), attached, prev)
         return result if prev else result.revision
 
-    def _checked_put(self, key: Bytes, value: Bytes) -> int:
+    def _put(self, key: Bytes, value: Bytes) -> int:
         return self._engine.put(as_key(key), as_bytes(value))
 
     def _put_lease(self, key: bytes, value: bytes, lease: int, prev: bool) -> PutResult:
@@ -353,7 +352,7 @@ class DB(Handle, Reader, MutableMapping[bytes, bytes]):
         if not self._engine.delete(as_key(key))[0]:
             raise KeyError(key)
 
-    def setdefault(self, key: Bytes, default: Bytes = b"", /) -> bytes:  # type: ignore[override]
+    def setdefault(self, key: Bytes, default: Bytes = b"", /) -> bytes:
         """The value of `key`; if it is not there, `default`, which is put. Atomic."""
         txn = self.txn().when(ops.key(key).version == 0).then(ops.put(key, default)).otherwise(ops.get(key))
         match txn.commit().responses:

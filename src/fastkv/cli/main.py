@@ -1,18 +1,26 @@
 """
-The `fastkv` command. Subcommands are modules of this package that load when they are asked for, so that `fastkv check` needs
-no gRPC and `fastkv --version` needs nothing.
+The `fastkv` command. Subcommands are modules of this package that load when they are asked for, so that `fastkv
+check` needs no gRPC and `fastkv --version` needs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 SUBCOMMANDS = {
     "serve": "Run a node: the etcd API from a data directory.",
     "check": "Verify a data directory; exit code 1 if anything is wrong.",
     "dump": "Print the log and the keys of a data directory.",
 }
+
+
+def exit_for_missing(subcommand: str, missing: ModuleNotFoundError) -> NoReturn:
+    """Name the library that is not installed and what installs it; a module of our own that is missing is a bug."""
+    if (missing.name or "").startswith("fastkv"):
+        raise missing
+    sys.exit(f'fastkv {subcommand}: {missing.name} is not installed: pip install "fastkv[server,cli]"')
 
 
 def main() -> None:
@@ -35,9 +43,7 @@ def main() -> None:
             try:
                 module = importlib.import_module(f"fastkv.cli.{cmd_name}")
             except ModuleNotFoundError as missing:
-                if (missing.name or "").startswith("fastkv"):
-                    raise
-                sys.exit(f'fastkv {cmd_name}: {missing.name} is not installed: pip install "fastkv[server,cli]"')
+                exit_for_missing(cmd_name, missing)
             command: click.Command = module.command
             return command
 

@@ -1,8 +1,9 @@
 """
 `fastkv serve`: etcd's flags, as Go reads them, to a running node.
 
-click parses; what it would read differently from Go is brought into one form first: one dash becomes two, and a bool flag
-without a value becomes `--flag=true` (Go never takes the next word for it). Values stay text: server/flags.py reads them.
+click parses; what it would read differently from Go is brought into one form first: one dash becomes two, and a bool
+flag without a value becomes `--flag=true` (Go never takes the next word for it). Values stay text: server/flags.py
+reads them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from fastkv.cli.main import exit_for_missing
 from fastkv.server.config import Config, ConfigError, UsageError, from_command_line
 from fastkv.server.flags import FLAGS, LEGACY, help_text
 from fastkv.server.log import open_log
@@ -72,14 +74,16 @@ class ServeCommand(click.Command):
         return help_text()
 
 
-def fail_usage(text: str) -> Any:
+def fail_usage(text: str) -> NoReturn:
     click.echo(f"{text}\n{USAGE}", err=True)
     sys.exit(2)
 
 
 def _options() -> list[click.Parameter]:
     names = [*FLAGS, *sorted(LEGACY), *(f"experimental-{name}" for name in ("initial-corrupt-check", *FLAGS))]
-    options: list[click.Parameter] = [click.Option([f"--{name}", name.replace("-", "_")], hidden=True) for name in names]
+    options: list[click.Parameter] = [
+        click.Option([f"--{name}", name.replace("-", "_")], hidden=True) for name in names
+    ]
     return [*options, click.Argument(["words"], nargs=-1)]
 
 
@@ -110,8 +114,10 @@ def serve(words: tuple[str, ...], **options: str | None) -> None:
 
 def _run(config: Config, log: Any) -> int:
     # grpcio takes a while to load; a mistyped flag shall be told at once.
-    from fastkv.server.main import run
-
+    try:
+        from fastkv.server.main import run
+    except ModuleNotFoundError as missing:
+        exit_for_missing("serve", missing)
     return run(config, log, sys.argv)
 
 

@@ -16,7 +16,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fastkv import errors
 from fastkv.errors import Code
@@ -33,6 +33,7 @@ RECORDS_BLOCK_BYTES = 256 << 10
 LEASES_PER_BLOCK_MAX = 4096
 KEPT = 2
 
+_CRC = struct.Struct("<I")
 _HEAD = struct.Struct("<QQQqQQ")
 _BLOCK = struct.Struct("<IB3s")  # behind the crc
 _LEASE = struct.Struct("<qqq")
@@ -42,8 +43,9 @@ _ZERO = b"\0\0\0"
 _NAME = re.compile(r"([0-9a-f]{16})\.ckpt")
 
 
-class Picture(NamedTuple):
-    """A state to be written, or one that was read. leases: (id, ttl, remaining), ascending; hard_state: its 24 bytes, or b""."""
+@dataclass(frozen=True)
+class Picture:
+    """A state to write, or one that was read. leases: (id, ttl, remaining), ascending; hard_state: 24 bytes or none."""
 
     index: int
     term: int
@@ -133,7 +135,7 @@ def encode(picture: Picture) -> Iterator[bytes]:
 
 def _encode_block(type: int, payload: bytes) -> bytes:
     body = _BLOCK.pack(len(payload), type, _ZERO) + payload
-    return struct.pack("<I", crc32c(body)) + body
+    return _CRC.pack(crc32c(body)) + body
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -171,7 +173,8 @@ def _decode(data: bytes) -> Picture:
     meta = hard_state = b""
     last_type = 0
     for offset, type, payload in _verified_blocks(data):
-        if type < last_type or (type == last_type and type not in (RECORDS, LEASES)) or (not last_type) != (type == HEAD):
+        repeats = type == last_type and type not in (RECORDS, LEASES)
+        if type < last_type or repeats or (type == HEAD) != (last_type == 0):
             raise _Damaged(offset, "the blocks are not in order")
         last_type = type
         try:
@@ -181,11 +184,11 @@ def _decode(data: bytes) -> Picture:
                 case 2:
                     _decode_chains(payload, chains)
                 case 3:
-                    leases += _LEASE.iter_unpack(payload)  # type: ignore[arg-type]
+                    leases += _LEASE.iter_unpack(payload)
                 case 4:
                     meta = payload
                 case 5:
-                    alarms += _ALARM.iter_unpack(payload)  # type: ignore[arg-type]
+                    alarms += _ALARM.iter_unpack(payload)
                 case 6 if len(payload) == 24:
                     hard_state = payload
                 case _:
@@ -212,7 +215,8 @@ def _verified_blocks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             raise _Damaged(offset, "the file ends without a footer")
         length, type, zero = _BLOCK.unpack_from(data, offset + 4)
         end = offset + 12 + length
-        if end > len(data) or zero != _ZERO or struct.pack("<I", crc32c(data[offset + 4 : end])) != data[offset : offset + 4]:
+        (crc,) = _CRC.unpack_from(data, offset)
+        if end > len(data) or zero != _ZERO or crc32c(memoryview(data)[offset + 4 : end]) != crc:
             raise _Damaged(offset, "the block's checksum does not fit")
         payload = data[offset + 12 : end]
         if type == FOOTER:
@@ -300,8 +304,8 @@ def write(directory: str, picture: Picture) -> int:
 
 def prune(directory: str, damaged: set[int]) -> int:
     """
-    Remove the damaged ones and all but the newest KEPT. Returns the index of the oldest one kept, 0 if fewer than KEPT are left:
-    then the log is the second copy and must stay whole.
+    Remove the damaged ones and all but the newest KEPT. Returns the index of the oldest one kept, 0 if fewer than KEPT
+    are left: then the log is the second copy and must stay whole.
     """
     known = list_checkpoints(directory)
     good = [index for index, _ in known if index not in damaged]

@@ -29,7 +29,7 @@ _UNMARKED = {"LOCK", "FASTKV.tmp", "log", "checkpoint", "lost+found"}
 
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
-    """OSError -> the world's errors: QuotaError for a full disk, StorageError for the rest. doing: "create /data/LOCK"."""
+    """OSError -> QuotaError for a full disk, StorageError for the rest. doing: "create /data/LOCK"."""
     try:
         yield
     except errors.Error:
@@ -58,7 +58,7 @@ class Directory:
 
     @classmethod
     def open(cls, path: str, readonly: bool) -> Directory:
-        """Creates what is missing, unless readonly. Raises StorageError, FormatError, LockedError, each naming the path."""
+        """Creates what is missing, unless readonly. StorageError, FormatError, LockedError name the path."""
         if os.path.exists(path) and not os.path.isdir(path):
             raise errors.from_code(Code.FORMAT, f"fastkv: {path} is a file, not a directory")
         if readonly:
@@ -69,6 +69,9 @@ class Directory:
         marked = _check_mark(path, readonly)
         directory = cls(path, _lock(path))
         try:
+            with storage_errors(f"create directories in {path}"):
+                os.makedirs(directory.log_path, exist_ok=True)
+                os.makedirs(directory.checkpoint_path, exist_ok=True)
             if not marked:
                 directory._mark()
         except errors.Error:
@@ -78,8 +81,6 @@ class Directory:
 
     def _mark(self) -> None:
         with storage_errors(f"make {self.path} a fastkv directory"):
-            for path in (self.log_path, self.checkpoint_path):
-                os.makedirs(path, exist_ok=True)
             mark = os.path.join(self.path, "FASTKV")
             with open(mark + ".tmp", "wb") as file:
                 file.write(_MARK)

@@ -8,9 +8,9 @@ Owns the locks and the order of things; what happens is decided elsewhere (store
 Invariants:
 * a command is in the log, and synced if so asked, before it changes the store; the log holds it byte for byte.
 * log and store hold the same batches: an outcome that would make them differ poisons the engine, which then only reads.
-* what depends on limits is refused before it is logged (validate.py), so that replay cannot end otherwise.
-Thread safety: every method from any thread. `_writing` is held over log and sync (those who come meanwhile gather in the queue),
-`_state` over everything that touches the store or the hub; `_writing` is taken first.
+* what can be refused without the state is never logged (validate.py): limits may have changed when it is replayed.
+Thread safety: every method from any thread. Locks, in this order: `_checkpointing` while a checkpoint is written;
+`_writing` over log and sync (who comes meanwhile gathers in the queue); `_state` over all that touches store or hub.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,7 @@ Command = tuple[int, bytes]
 Answer = tuple[int, bytes]
 
 CLOSE_LOG_BYTES_MAX = 16 << 20  # a longer log than this is worth a checkpoint at close
+_DEFAULTS = Options()
 
 
 class _Waiter:
@@ -44,7 +46,7 @@ class _Waiter:
 
     def __init__(self, commands: Sequence[Command], options: Options) -> None:
         self.answers: list[Answer | None] = []
-        self.commands: list[tuple[int, bytes, wire.Request | errors.Error]] = []
+        self.commands: list[tuple[int, bytes, wire.Request]] = []
         self.error: BaseException | None = None
         self.done = False
         for tag, payload in commands:
@@ -54,8 +56,8 @@ class _Waiter:
                 self.commands.append((tag, payload, request))
 
 
-def _prepare(tag: int, payload: bytes, options: Options) -> tuple[int, wire.Request | errors.Error | None]:
-    """(0, what apply will need), or (code, None) for what must not be logged."""
+def _prepare(tag: int, payload: bytes, options: Options) -> tuple[int, wire.Request | None]:
+    """(0, what apply will need), or (code, None) for what needs no state to be refused: it is never logged."""
     if tag not in validate.TAGS:
         return int(Code.MALFORMED), None  # a log that holds it would be one of a newer format
     if 0 < options.max_request_bytes < len(payload):
@@ -63,13 +65,13 @@ def _prepare(tag: int, payload: bytes, options: Options) -> tuple[int, wire.Requ
     try:
         return 0, validate.parse(tag, payload, options.max_txn_ops)
     except errors.Error as error:
-        return (int(Code.TOO_MANY_OPS), None) if error.number == Code.TOO_MANY_OPS else (0, error)
+        return int(error.number), None
 
 
 class PythonEngine:
     name = "python"
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, options: Options = Options()) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, options: Options = _DEFAULTS) -> None:
         self.path: str | None = None if path is None else os.fspath(path)
         self.options = options
         self._pid = os.getpid()
@@ -85,17 +87,19 @@ class PythonEngine:
         self._meta = b""
         self._store = Store()
         self._storage: Storage | None = None
-        self._checkpointing = threading.Lock()
+        self._checkpointing = threading.RLock()
         self._checkpointer: threading.Thread | None = None
         if self.path is not None:
             self._storage, recovered = Storage.open(self.path, options)
-            self._store, self._applied_index, self._meta = recovered
+            self._store, self._applied_index, self._meta = recovered.store, recovered.index, recovered.meta
         self._hub = Hub(self._store)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- state ------------------------------------------------------------------------------------------------
@@ -120,15 +124,13 @@ class PythonEngine:
         return self._closed
 
     def set_identity(self, cluster_id: int, member_id: int, raft_term: int) -> None:
-        with self._state:
-            self._check_open()
+        with self._opened():
             self._store.identity = Identity(cluster_id, member_id, raft_term)
 
     def stats(self) -> dict[str, int]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             stats = {
-                "keys": len(self._store.index),
+                "keys": self._store.live_keys,
                 "records": self._store.records,
                 "revision": self._store.revision,
                 "compact_revision": self._store.compact_revision,
@@ -145,6 +147,14 @@ class PythonEngine:
                 "commands": self._commands,
             }
             return stats | self._storage.stats() if self._storage else stats
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The state, locked, of a store that is open."""
+        self._check_open()  # before the lock: in a forked child it may be held for ever
+        with self._state:
+            self._check_open()
+            yield
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
@@ -210,9 +220,7 @@ class PythonEngine:
             self._hub.sweep(before)
             self._wake.notify_all()
 
-    def _execute(self, request: wire.Request | errors.Error) -> Answer:
-        if isinstance(request, errors.Error):
-            return int(request.number), b""
+    def _execute(self, request: wire.Request) -> Answer:
         try:
             return 0, self._store.apply(request)
         except errors.Error as error:
@@ -240,8 +248,7 @@ class PythonEngine:
     def range(self, request: bytes) -> bytes:
         asked = RangeRequest.decode(request)
         validate.check_range(asked)
-        with self._state:
-            self._check_open()
+        with self._opened():
             self._store.readable(asked.revision)
             header = self._store.header()
             result = self._store.range(asked, self._store.revision)
@@ -251,13 +258,13 @@ class PythonEngine:
         asked = RangeRequest.decode(request)
         validate.check_range(asked)
         ranges.check_stream(asked)
-        with self._state:
-            self._check_open()
+        with self._opened():
             revision = self._store.readable(asked.revision)
             live = self._store.live(asked.key, asked.range_end, revision)
-            asked.header_revision = asked.header_revision or self._store.revision
+            if asked.revision <= 0:
+                asked.header_revision = revision
             result, following = ranges.read_chunk(asked, live, revision, limit_bytes)
-            header = self._store.identity.header(asked.header_revision)
+            header = self._store.identity.header(asked.header_revision or self._store.revision)
         if following is None:
             return header + result.encode(), b""
         return result.encode(), following.encode()
@@ -265,14 +272,12 @@ class PythonEngine:
     def get(self, key: bytes, default: bytes | None = None, revision: int = 0) -> bytes | None:
         if not key:
             raise errors.from_code(Code.EMPTY_KEY)
-        with self._state:
-            self._check_open()
+        with self._opened():
             kv = self._store.get(key, self._store.readable(revision))
         return default if kv is None else kv.value
 
     def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list[Any]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             live: Iterator[KeyValue] = self._store.live(start, end, self._store.readable(revision))
             if reverse:
                 live = reversed(list(live))
@@ -289,91 +294,81 @@ class PythonEngine:
         raise ValueError(f"scan: what={what} is none of ITEMS, KEYS, VALUES, KEY_VALUES")
 
     def count(self, start: bytes, end: bytes, revision: int = 0) -> int:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return sum(1 for _ in self._store.live(start, end, self._store.readable(revision)))
 
     def history(self, key: bytes) -> list[tuple[int, bytes]]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             chain = self._store.index.get(key) or []
             visible = since(chain, self._store.compact_revision)
         return [(int(record.tombstone), wire.encode_key_value(record.kv)) for record in visible]
 
     def hash_kv(self, revision: int) -> tuple[int, int, int]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._store.hash_kv(revision)
 
     def hash(self) -> int:
-        """The CRC-32C of what a checkpoint's blocks of types 2 (records), then 3 (leases) hold, payloads concatenated."""
-        with self._state:
-            self._check_open()
+        """The CRC-32C of what a checkpoint's records blocks, then its leases blocks hold, payloads concatenated."""
+        with self._opened():
             picture = checkpoint.take_picture(self._store, self._applied_index, TERM, self._meta, b"")
         return checkpoint.state_hash(picture)
 
     # -- leases -----------------------------------------------------------------------------------------------
 
     def leases(self) -> list[tuple[int, int, int]]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return [(id, lease.ttl, lease.remaining) for id, lease in sorted(self._store.leases.items())]
 
     def lease_keys(self, lease: int) -> list[bytes]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             known = self._store.leases.get(lease)
             return [] if known is None else sorted(known.keys)
 
     # -- watch ------------------------------------------------------------------------------------------------
 
     def watch(self, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool, filters: int) -> int:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._hub.add(key, range_end, start_revision, prev_kv, filters)
 
     def watch_take(self, watcher: int, bytes_max: int) -> list[WatchBatch]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._hub.take(watcher, bytes_max)
 
     def watch_wait(self, watcher: int, timeout_s: float) -> bool:
-        with self._wake:
-            self._check_open()
+        with self._opened():
             return self._wake.wait_for(lambda: self._closed or self._hub.has_something(watcher), timeout_s)
 
     def watch_ready(self) -> list[int]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._hub.ready()
 
     def watch_progress(self, watcher: int) -> int:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._hub.progress(watcher)
 
     def watch_cancel(self, watcher: int) -> None:
-        with self._wake:
-            self._check_open()
+        with self._opened():
             self._hub.cancel(watcher)
             self._wake.notify_all()
 
     # -- maintenance ------------------------------------------------------------------------------------------
 
     def compact_step(self, revisions_max: int) -> bool:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._store.compact_step(revisions_max)
 
     def checkpoint(self) -> int:
         self._check_writable()
-        return self._write_checkpoint()
+        with self._checkpointing:
+            self._check_writable()
+            return self._write_checkpoint()
 
     def read_meta(self) -> bytes:
         self._check_open()
         return self._meta
 
     def write_meta(self, meta: bytes) -> None:
+        self._check_writable()
         with self._writing:
             self._check_writable()
             if self._storage is not None:
@@ -381,14 +376,14 @@ class PythonEngine:
             self._meta = meta
 
     def sync(self) -> None:
+        self._check_writable()
         with self._writing:
             self._check_writable()
             if self._storage is not None:
                 self._storage.sync()
 
     def check(self) -> list[str]:
-        with self._state:
-            self._check_open()
+        with self._opened():
             return self._store.check()
 
     def close(self) -> None:
@@ -400,36 +395,35 @@ class PythonEngine:
             self._closed = True
             self._hub.cancel_all()
             self._wake.notify_all()
+        if self._checkpointer is not None:
+            self._checkpointer.join()
         if self._storage is not None:
-            if self._checkpointer is not None:
-                self._checkpointer.join()
-            try:
-                self._close_log()
-            finally:
-                self._storage.release()
+            with self._checkpointing:
+                try:
+                    self._close_log(self._storage)
+                finally:
+                    self._storage.release()
 
-    def _close_log(self) -> None:
-        assert self._storage is not None
-        if self.options.readonly or self._poison or self._storage.log.poison:
+    def _close_log(self, storage: Storage) -> None:
+        if self.options.readonly or self._poison or storage.log.poison:
             return
-        if self._storage.log_bytes > min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX):
+        if storage.log_bytes > min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX):
             self._write_checkpoint()
-        self._storage.close_log(self._applied_index)
+        storage.close_log(self._applied_index)
 
     def _write_checkpoint(self) -> int:
-        """From a picture of now; writes go on while it is written."""
+        """From a picture of now; writes go on while it is written. Called with `_checkpointing` held."""
         if self._storage is None:
             return self._applied_index
-        with self._checkpointing:
+        with self._writing:
+            self._storage.sync()  # a checkpoint must not be ahead of its log
+            with self._state:
+                picture, log_bytes = self._storage.picture(self._store, self._applied_index, self._meta)
+        if picture.index:
+            self._storage.write_checkpoint(picture)
             with self._writing:
-                self._storage.sync()  # a checkpoint must not be ahead of its log
-                with self._state:
-                    picture, log_bytes = self._storage.picture(self._store, self._applied_index, self._meta)
-            if picture.index:
-                self._storage.write_checkpoint(picture)
-                with self._writing:
-                    self._storage.checkpoint_written(picture, log_bytes)
-            return picture.index
+                self._storage.checkpoint_written(picture, log_bytes)
+        return picture.index
 
     def _checkpoint_if_due(self) -> None:
         """Called with `_writing` held."""
@@ -441,7 +435,8 @@ class PythonEngine:
 
     def _checkpoint_in_background(self) -> None:
         try:
-            self._write_checkpoint()
+            with self._checkpointing:
+                self._write_checkpoint()
         except errors.Error as error:  # the log still has everything
             if self.options.log is not None:
                 self.options.log(f"checkpoint failed: {error}")

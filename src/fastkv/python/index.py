@@ -52,8 +52,8 @@ def live_at(chain: Chain, revision: int) -> KeyValue | None:
 
 def since(chain: Chain, compact_revision: int) -> Chain:
     """
-    What a compaction leaves of a chain: all above compact_revision, and the newest record at or below it unless that is a
-    tombstone below it (one exactly at it stays, because watches may start there).
+    What a compaction leaves of a chain: all above compact_revision, and the newest record at or below it unless that is
+    a tombstone below it (one exactly at it stays, because watches may start there).
     """
     at = bisect_right(chain, compact_revision, key=_main)
     if at and not (chain[at - 1].tombstone and chain[at - 1].main < compact_revision):
@@ -97,7 +97,7 @@ class Index:
         if not block:
             del self._blocks[at]
 
-    def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
+    def ascending(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Keys in [start, stop), ascending; stop None = no upper bound. The index must not change meanwhile."""
         at = max(self._block_of(start), 0)
         for block in self._blocks[at:]:

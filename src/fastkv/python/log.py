@@ -7,8 +7,8 @@ The write-ahead log (docs/format.md, "Log segment"): the bytes of segments and r
 
 Invariants:
 * a record is never durable before every record in front of it: a segment is synced before the next one is made.
-* an append that fails leaves the log as it was, and usable; where that is in doubt (a failed sync, a half-written record that cannot
-  be wiped out) `poison` says why and nothing is appended any more.
+* an append that fails leaves the log as it was, and usable; where that is in doubt (a failed sync, a half-written
+  record that cannot be wiped out) `poison` says why and nothing is appended any more.
 * each segment opens with the newest meta and hard state, so that older ones can go.
 Thread safety: none; the engine's `_writing` lock.
 """
@@ -106,7 +106,7 @@ class Segment(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a log ends: its segments in order, the offset behind the last record of the last one, that record's number and crc."""
+    """Where a log ends: its segments, the offset behind the last record of the last one, its number and crc."""
 
     segments: list[Segment]
     offset: int
@@ -119,8 +119,8 @@ class Log:
         self, path: str, end: Position, durable: int, last_index: int, sizes: tuple[int, int], readonly: bool
     ) -> None:
         """
-        Goes on where `end` says. durable: the highest record number that is known to be synced; sizes: of the first segment, and
-        the largest (bytes).
+        Goes on where `end` says. durable: the highest record number that is known to be synced; sizes: of the first
+        segment, and the largest (bytes).
         """
         self.path = path
         self.segments = end.segments

@@ -1,14 +1,14 @@
 """
 Range: filters, sorting, limit, and what of each key goes into the answer; and RangeStream, the same in pieces.
 
-etcd's order of evaluation: index scan (which stops early only in the default order without filters), filters, sort, limit, strip.
-Where etcd's sort leaves ties in no particular order, here they stay in key order.
+etcd's order of evaluation: index scan (it stops early only in the default order without filters), filters, sort, limit,
+strip. Where etcd's sort leaves ties in no particular order, here they stay in key order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -28,7 +28,8 @@ _SORT_KEYS: dict[int, Callable[[KeyValue], Any]] = {
 }
 
 
-class RangeResult(NamedTuple):
+@dataclass
+class RangeResult:
     kvs: list[KeyValue]
     more: bool
     count: int
@@ -71,7 +72,7 @@ def _passes(kv: KeyValue, request: RangeRequest) -> bool:
 
 
 def _strip(kv: KeyValue, request: RangeRequest) -> KeyValue:
-    """keys_only. Since 3.7 etcd takes it from its index, which has no leases, unless the values were needed for sorting."""
+    """keys_only. Since 3.7 etcd takes it from its index, which has no leases, unless it had to sort by value."""
     if request.sort_target == wire.BY_VALUE:
         return kv._replace(value=b"")
     return kv._replace(value=b"", lease=0)

@@ -1,5 +1,5 @@
 """
-Reading a log directory: which records are good, where it ends, and whether what lies behind the end was torn or damaged.
+Reading a log directory: which records are good, where it ends, whether what lies behind the end was torn or damaged.
 
 Implements docs/format.md, "Recovery", steps 2 and 3. scan() only reads; repair() carries out what it has found.
 Thread safety: none; nobody else writes the directory (a readonly scan beside a living writer sees a prefix).
@@ -99,7 +99,7 @@ def scan(log_path: str) -> Scan:
 
 
 def _torn_bytes(end: Position, remove: list[str]) -> int:
-    """What stands behind the last good record, without the zeros at the end; raises if it proves that a synced record is damaged."""
+    """What stands behind the last good record, zeros left out; raises if it proves that a synced record is damaged."""
     last = Place(end.segments[-1].path, end.offset) if end.segments else None
     behind = ([last] if last else []) + [Place(path, 0) for path in remove]
     torn_bytes = 0
@@ -131,10 +131,6 @@ def _evidence(data: bytes, offset: int, number: int) -> tuple[int, int] | None:
 def repair(log_path: str, found: Scan) -> None:
     """Cut what was torn, durably. Safe to repeat after a crash in the middle."""
     with storage_errors(f"cut the torn end of the log in {log_path}"):
-        for path in reversed(found.remove):
-            os.unlink(path)
-        if found.remove:
-            sync_directory(log_path)
         if found.torn_bytes and found.place is not None:
             with open(found.place.path, "r+b") as file:
                 length = file.seek(0, os.SEEK_END) - found.place.offset
@@ -142,3 +138,6 @@ def repair(log_path: str, found: Scan) -> None:
                 file.write(bytes(length))
                 file.flush()
                 os.fsync(file.fileno())
+        for path in reversed(found.remove):
+            os.unlink(path)
+            sync_directory(log_path)

@@ -14,15 +14,16 @@ Thread safety: none; the engine's `_writing` lock (write_checkpoint: the engine'
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fastkv import errors
 from fastkv.engine import Options
 from fastkv.python import checkpoint, log, recovery, validate
 from fastkv.python.checkpoint import Picture
-from fastkv.python.directory import Directory
+from fastkv.python.directory import Directory, storage_errors
 from fastkv.python.log import Log
 from fastkv.python.recovery import Place
 from fastkv.python.store import Store
@@ -30,11 +31,14 @@ from fastkv.python.wire import read_varint, varint
 
 TERM = 1  # of a store without Raft
 
+READONLY_ATTEMPTS = 3
+
 _BATCH = struct.Struct("<QQ")
 _TWO = struct.Struct("<QQ")
 
 
-class Recovered(NamedTuple):
+@dataclass
+class Recovered:
     store: Store
     index: int
     meta: bytes
@@ -77,7 +81,7 @@ class Storage:
     def open(cls, path: str, options: Options) -> tuple[Storage, Recovered]:
         storage = cls(Directory.open(path, options.readonly), options)
         try:
-            return storage, storage._recover()
+            return storage, storage._recover_beside_a_writer() if options.readonly else storage._recover()
         except BaseException:
             storage.directory.release()
             raise
@@ -87,6 +91,15 @@ class Storage:
             self.options.log(line)
 
     # -- recovery ---------------------------------------------------------------------------------------------
+
+    def _recover_beside_a_writer(self) -> Recovered:
+        """A readonly open may see files grow or go while it reads them: what looks like damage is looked at again."""
+        for _ in range(READONLY_ATTEMPTS - 1):
+            try:
+                return self._recover()
+            except errors.StorageError:
+                continue
+        return self._recover()
 
     def _recover(self) -> Recovered:
         readonly = self.options.readonly
@@ -131,6 +144,8 @@ class Storage:
                 if index > reach:
                     reach, reason = index, error
             else:
+                with storage_errors(f"read {path}"):
+                    self.checkpoint_bytes = os.path.getsize(path)
                 return picture, reach, reason
         return Picture(0, 0, 1, -1, [], [], b"", [], b""), reach, reason
 
@@ -208,7 +223,7 @@ class _Replay:
         self._start = picture.index
         if self.last_index > picture.index:
             place = Place(found.end.segments[0].path, 0)
-            raise place.corrupt(f"the log begins at index {self.last_index + 1}, the checkpoint ends at {picture.index}")
+            raise place.corrupt(f"it begins at entry {self.last_index + 1}, the checkpoint ends at {picture.index}")
         first_indexes = {segment.path: segment.first_index for segment in found.end.segments}
         for record, place in found.records:
             first_index = first_indexes.pop(place.path, self.last_index + 1)

@@ -5,11 +5,11 @@ The MVCC store: keys, their histories, leases, alarms, and what each command doe
     put b 1      revision 3             b: put@3                       3: [put b]
     put a 2      revision 4                                            4: [put a]
 
-Owns the state that a checkpoint holds, and nothing else: no clock, no disk, no lock. `apply` is deterministic; it either answers
-or raises a client's error and has changed nothing. Requests have passed validate.parse.
+Owns the state that a checkpoint holds, and nothing else: no clock, no disk, no lock. `apply` is deterministic; it
+either answers or raises a client's error and has changed nothing. Requests have passed validate.parse.
 
 Invariants:
-* revision is 1 in an empty store and rises by one for each command that changes a key; its changes are numbered by sub from 0.
+* revision is 1 in an empty store and rises by one for each command that changes a key; sub numbers its changes from 0.
 * events holds every record with main >= the compact revision (and possibly some that wait for compact_step).
 * a lease holds exactly the keys whose newest record names it.
 Thread safety: none; the engine's lock.
@@ -28,10 +28,19 @@ from fastkv.python.crc32c import crc32c
 from fastkv.python.index import Chain, Index, Record, bounds, live_at, since, visible_at
 from fastkv.python.ranges import RangeResult, read_range
 from fastkv.python.txn import Write
-from fastkv.python.wire import DeleteRangeRequest, Identity, PutRequest, RangeRequest, TxnRequest, int_field, message_field
+from fastkv.python.wire import (
+    DeleteRangeRequest,
+    Identity,
+    PutRequest,
+    RangeRequest,
+    TxnRequest,
+    int_field,
+    message_field,
+)
 from fastkv.types import KeyValue
 
 _U64 = (1 << 64) - 1
+NOSPACE = 1  # AlarmType
 RECORD_OVERHEAD_BYTES = 400  # a Record, its KeyValue and their small integers in CPython, about
 
 
@@ -53,6 +62,7 @@ class Store:
         self.alarms: set[tuple[int, int]] = set()  # (member, alarm)
         self.events: dict[int, list[Record]] = {}  # by main revision
         self.records = 0
+        self.live_keys = 0
         self.memory_bytes = 0
         self.identity = Identity()
         self._compacted = 0  # events below are gone; at or above, compact_step has yet to look at them
@@ -85,14 +95,14 @@ class Store:
         if stop == start + b"\0":
             keys: Iterator[bytes] = iter((start,) if start in self.index.chains else ())
         else:
-            keys = self.index.keys(start, stop)
+            keys = self.index.ascending(start, stop)
         for key in keys:
             kv = live_at(self.index.chains[key], revision)
             if kv is not None:
                 yield kv
 
     def range(self, request: RangeRequest, current: int) -> RangeResult:
-        """`current`: the revision that is the latest to the asker; inside a txn that has written, the one being made."""
+        """current: the revision that is the latest to the asker; inside a txn that has written, the one being made."""
         revision = request.revision if request.revision > 0 else current
         return read_range(request, self.live(request.key, request.range_end, revision))
 
@@ -111,7 +121,7 @@ class Store:
 
     def chains(self) -> Iterator[Chain]:
         """What a checkpoint holds: of each key what is visible at or after the compact revision, ascending by key."""
-        for key in self.index.keys():
+        for key in self.index.ascending():
             chain = since(self.index.chains[key], self.compact_revision)
             if chain:
                 yield chain
@@ -120,6 +130,8 @@ class Store:
 
     def apply(self, request: wire.Request) -> bytes:
         """Executes one command; returns the response message or raises a client's error."""
+        if any(alarm == NOSPACE for _, alarm in self.alarms) and txn.grows(request):
+            raise errors.from_code(Code.NO_SPACE)
         match request:
             case PutRequest():
                 return self._put_alone(request)
@@ -217,6 +229,7 @@ class Store:
         self.index.append(record)
         self.events.setdefault(record.main, []).append(record)
         self._account(record, 1)
+        self.live_keys += -1 if record.tombstone else record.kv.version == 1
 
     def restore(self, chains: list[Chain]) -> None:
         """Fills an empty store from a checkpoint's chains; revision, compact_revision and leases are set already."""
@@ -225,6 +238,7 @@ class Store:
                 self.index.append(record)
                 self._account(record, 1)
             newest = chain[-1].kv
+            self.live_keys += not chain[-1].tombstone
             if newest.lease in self.leases:
                 self.leases[newest.lease].keys.add(newest.key)
         events = [record for chain in chains for record in chain if record.main >= self.compact_revision]
@@ -264,12 +278,12 @@ class Store:
 
     def hash_kv(self, revision: int) -> tuple[int, int, int]:
         """
-        (hash, compact_revision, hash_revision) as etcd's HashKV: the CRC-32C of "key" and, in order of revision, of each record's
-        revision key and stored KeyValue, up to `revision`.
+        (hash, compact_revision, hash_revision) as etcd's HashKV: the CRC-32C of "key" and, by revision, of each
+        record's revision key and stored KeyValue, up to `revision`.
 
-        Left out, as etcd does: at or below the compact revision what is no longer live at `revision` (unless nothing at all is
-        live there: then etcd skips nothing), and a tombstone exactly at the compact revision. Not kept: etcd answers for a
-        revision just compacted from the hash it took during that compaction, with the compact revision before it.
+        Skipped, as etcd does: at or below the compact revision what is not live at `revision` (unless nothing at all is
+        live there), and a tombstone exactly at the compact revision. Left out: etcd answers for a revision that it has
+        lately compacted from the hash that it took then, with the compact revision before that.
         """
         revision = self.readable(revision)
         records = [record for chain in self.chains() for record in chain if record.main <= revision]
@@ -310,5 +324,7 @@ class Store:
             if lease.keys != attached[id]
         ]
         if self.records != sum(map(len, self.index.chains.values())):
-            wrong.append(f"store: {self.records} records were counted, the index has other numbers")
+            wrong.append(f"store: {self.records} records were counted, the index holds others")
+        if self.live_keys != sum(not chain[-1].tombstone for chain in self.index.chains.values()):
+            wrong.append(f"store: {self.live_keys} keys were counted, the index holds others")
         return wrong

@@ -3,8 +3,8 @@ How writes are decided and carried out: the compares, the checks, then the chang
 
     TxnRequest --plan--> which branches run --check--> nothing forbids them --Write--> records, responses
 
-Compares (nested ones too) and checks see the state before the txn; range ops see what the txn has written before them. Once
-`check` has passed nothing can fail, so there is nothing to roll back.
+Compares (nested ones too) and checks see the state before the txn; range ops see what the txn has written before them.
+Once `check` has passed nothing can fail, so there is nothing to roll back.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ def check(store: Store, plan: Plan, deleted_from: bytes | None = None) -> bytes 
     """
     Raises the first thing that forbids the plan, in the order of execution.
 
-    deleted_from: the lowest start of the from-key deletes so far (returned for the operations that follow). Only they may be followed
-    by a put of a key that they delete (validate.check_intervals). With ignore_value or ignore_lease such a put makes etcd
-    panic; here the key is not found.
+    deleted_from: the lowest start of the from-key deletes so far (returned for what follows). Only they may be followed
+    by a put of a key that they delete (validate.check_intervals). With ignore_value or ignore_lease such a put makes
+    etcd panic; here the key is not found.
     """
     for operation in plan.operations:
         match operation:
             case RangeRequest():
                 if operation.revision > store.revision:
                     raise errors.from_code(Code.FUTURE_REVISION)
-                # 0 is the latest. So is -1, but only while it is the compact revision of a store that was never compacted.
+                # 0 is the latest. So is -1, while that is the compact revision of a store that was never compacted.
                 if operation.revision != 0 and operation.revision < store.compact_revision:
                     raise store.compacted()
             case PutRequest():
@@ -121,6 +121,13 @@ def check(store: Store, plan: Plan, deleted_from: bytes | None = None) -> bytes 
             case Plan():
                 deleted_from = check(store, operation, deleted_from)
     return deleted_from
+
+
+def grows(request: wire.Request | RangeRequest | None) -> bool:
+    """What the NOSPACE alarm forbids: puts, in whichever branch, and new leases."""
+    if isinstance(request, TxnRequest):
+        return any(map(grows, (*request.success, *request.failure)))
+    return isinstance(request, PutRequest | wire.LeaseGrantRequest)
 
 
 class Write:

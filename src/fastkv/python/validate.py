@@ -1,14 +1,14 @@
 """
 A command's bytes -> a request that the store can execute: everything that can be refused without looking at the store.
 
-The order of the checks is etcd's (api/v3rpc/key.go): a txn's size first, then each compare, then each op of both branches, then
-duplicate keys. All of it is deterministic except `ops_max`: a limit may change between two runs, so what it refuses never
-gets into the log (PythonEngine.commit), and replay runs without one.
+The order of the checks is etcd's (api/v3rpc/key.go): a txn's size first, then each compare, then each op of both
+branches, then duplicate keys. What is refused here never gets into the log (PythonEngine.commit): a limit may change
+between two runs, so replay goes without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastkv import engine, errors
 from fastkv.errors import Code
@@ -19,7 +19,7 @@ LEASE_TTL_MAX_S = 9_000_000_000
 
 
 def parse(tag: int, payload: bytes, ops_max: int = 0) -> wire.Request:
-    """The request in a command. ops_max: etcd's --max-txn-ops, 0 = none. Raises a client's error; KeyError: no such tag."""
+    """The request in a command; raises a client's error. ops_max: etcd's --max-txn-ops, 0 = none."""
     request = _DECODERS[tag](payload)
     match request:
         case PutRequest():
@@ -37,7 +37,7 @@ def parse(tag: int, payload: bytes, ops_max: int = 0) -> wire.Request:
     return request
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[bytes], wire.Request]] = {
     engine.PUT: PutRequest.decode,
     engine.DELETE_RANGE: DeleteRangeRequest.decode,
     engine.TXN: TxnRequest.decode,
@@ -72,7 +72,7 @@ def check_delete(request: DeleteRangeRequest) -> None:
 
 
 def check_txn(txn: TxnRequest, ops_max: int | None) -> None:
-    """ops_max: what is left of the limit here; None = no limit. A nested txn gets what its parent's longest list leaves."""
+    """ops_max: what is left of the limit, None = no limit; a nested txn gets what its parent's longest list leaves."""
     ops = max(len(txn.compare), len(txn.success), len(txn.failure))
     if ops_max is not None:
         if ops > ops_max:
@@ -101,8 +101,8 @@ def check_intervals(operations: Sequence[Operation | None]) -> tuple[set[bytes],
     """
     The keys put and the intervals deleted by one branch; DUPLICATE_KEY if a key is put twice or put and deleted.
 
-    etcd's rule to the letter: intervals are compared by their raw range_end, so that one that ends at "\\0" (everything from a key
-    on) overlaps nothing; a nested txn's deletes do not count against the puts of an earlier sibling.
+    etcd's rule to the letter: intervals are compared by their raw range_end, so that one that ends at "\\0" (everything
+    from a key on) overlaps nothing; a nested txn's deletes do not count against the puts of an earlier sibling.
     """
     puts: set[bytes] = set()
     deletes = [

@@ -1,15 +1,15 @@
 """
 Who watches what, and what each has not had yet.
 
-    watch -> unsynced: there are events at or above next_revision; take() reads them from the store's revision index
-             synced:   sweep() adds each new revision that matches to `pending`; take() hands them out, one batch a revision
+    watch -> unsynced: next_revision is not above the store's; take() reads from there on in the store's revision index
+             synced:   sweep() adds each new revision that matches to `pending`; take() hands them out, a batch each
 
 When compaction passes what a watcher has not taken, take() says so once, and the watcher is forgotten.
 
 Invariants:
 * a watcher gets every matching event with main >= its start revision exactly once, in order, whole revisions at a time.
 * next_revision: everything below it was taken, is pending, or does not match.
-* a watcher is in `ready` only if take() has something for it, and at most once until it was taken empty.
+* a watcher is in `ready` if take() has something for it or must look, and at most once until it was taken empty.
 Thread safety: none; the engine's lock, on which its condition also wakes those who wait.
 """
 
@@ -23,6 +23,7 @@ from fastkv.python.index import Record, bounds
 from fastkv.python.store import Store
 from fastkv.python.wire import encode_event, message_field
 
+SCAN_RECORDS_MAX = 10_000  # read by one take, whether they match or not; one revision is read whole
 PENDING_MAX = 1024  # revisions; beyond, the watcher falls back to reading the revision index
 _EVENTS = 11  # WatchResponse.events
 
@@ -67,10 +68,10 @@ class Hub:
             raise self._store.compacted()
         start, stop = bounds(key, range_end)
         next_revision = start_revision or self._store.revision + 1
-        watcher = Watcher(start, stop, start_revision, prev_kv, filters, next_revision)
+        synced = next_revision > self._store.revision
+        watcher = Watcher(start, stop, start_revision, prev_kv, filters, next_revision, synced)
         self._last_id += 1
         self._watchers[self._last_id] = watcher
-        self._catch_up(watcher)
         self._announce(self._last_id, watcher)
         return self._last_id
 
@@ -140,7 +141,7 @@ class Hub:
         return batches
 
     def _take_pending(self, watcher: Watcher, bytes_max: int) -> list[WatchBatch]:
-        batches = []
+        batches: list[WatchBatch] = []
         size_bytes = 0
         while watcher.pending and (not batches or size_bytes < bytes_max):
             revision = watcher.pending.popleft()
@@ -151,23 +152,15 @@ class Hub:
         return batches
 
     def _take_unsynced(self, watcher: Watcher, bytes_max: int) -> list[WatchBatch]:
-        """One batch of several revisions, as of now."""
+        """One batch of several revisions, as of now; [] if none of those that were read matches."""
         events = bytearray()
-        while not watcher.synced and (not events or len(events) < bytes_max):
+        records_read = 0
+        while not watcher.synced and len(events) < max(bytes_max, 1) and records_read < SCAN_RECORDS_MAX:
             events += self._encode(watcher, watcher.next_revision)
+            records_read += len(self._store.events_at(watcher.next_revision))
             watcher.next_revision += 1
-            self._catch_up(watcher)
+            watcher.synced = watcher.next_revision > self._store.revision
         return [WatchBatch(self._store.revision, bytes(events), 0)] if events else []
-
-    def _catch_up(self, watcher: Watcher) -> None:
-        """Moves next_revision to the next revision that matches; there is none: the watcher is synced."""
-        if watcher.next_revision < self._store.compact_revision:
-            return  # take() ends it
-        while watcher.next_revision <= self._store.revision:
-            if any(watcher.matches(record) for record in self._store.events_at(watcher.next_revision)):
-                return
-            watcher.next_revision += 1
-        watcher.synced = True
 
     def _encode(self, watcher: Watcher, revision: int) -> bytes:
         return b"".join(

@@ -3,9 +3,10 @@ The protobuf wire, and the etcd messages that the store itself reads and writes.
 
     field   := tag:varint (number << 3 | type) value       type 0 varint, 1 eight bytes, 2 length + bytes, 5 four bytes
 
-Decoding takes hostile bytes: errors.Code.MALFORMED, never another exception, unless they are a well-formed message. Unknown
-fields, and known fields of another wire type, are skipped; of a field or oneof given twice the last one counts. Encoding
-is canonical proto3: fields ascending, zero and empty left out, but a present message is written even if it is empty.
+Decoding takes hostile bytes: errors.Code.MALFORMED, never another exception, unless they are a well-formed message.
+Unknown fields, and known fields of another wire type, are skipped; of a field or oneof given twice the last one counts.
+Bits that a number has no room for (64; tags and lengths 32) are dropped, as protozero and Google's C++ do; Go refuses them.
+Encoding is canonical proto3: fields ascending, zero and empty left out, but a present message is written even if empty.
 
 Left out: groups (no etcd message ever had one: malformed), merging of a oneof message that is given twice.
 """
@@ -14,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, NamedTuple, Self
 
 from fastkv import errors
 from fastkv.errors import Code
 from fastkv.types import KeyValue
 
-_U64 = (1 << 64) - 1
+_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 TXN_DEPTH_MAX = 128  # nested txns; etcd's --max-txn-ops gives the same bound
 
@@ -57,19 +57,18 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if number > _U64:
-                break
-            return number, at
+            return number & _U64, at
         shift += 7
     raise malformed()
 
 
 def read_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(tag, value) of each varint and bytes field; what has a fixed length is skipped, because no message here uses it."""
+    """(tag, value) of each varint and bytes field; those of fixed length are skipped: no message here has any."""
     at, end = 0, len(data)
     while at < end:
         tag, at = read_varint(data, at)
-        if not 8 <= tag < 1 << 32:
+        tag &= _U32
+        if tag >> 3 == 0 or 19000 <= tag >> 3 <= 19999:
             raise malformed()
         kind = tag & 7
         if kind == _VARINT:
@@ -78,6 +77,7 @@ def read_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             continue
         if kind == _BYTES:
             length, at = read_varint(data, at)
+            length &= _U32
         elif kind in (_EIGHT, _FOUR):
             length = 8 if kind == _EIGHT else 4
         else:
@@ -137,23 +137,24 @@ def _bool(number: int) -> Any:
     return field(default=False, metadata={"tags": {number << 3: bool}})
 
 
-def _repeated(number: int, decode: Callable[[bytes], Any]) -> Any:
-    return field(default_factory=list, metadata={"tags": {number << 3 | _BYTES: decode}, "repeated": True})
-
-
 class _Decoder(NamedTuple):
     name: str
     convert: Callable[[Any], Any]
     repeated: bool
 
 
-@cache
+_DECODERS: dict[type, dict[int, _Decoder]] = {}  # by message, by tag
+
+
 def _decoders(message: type[Message]) -> dict[int, _Decoder]:
-    return {
-        tag: _Decoder(field.name, convert, "repeated" in field.metadata)
-        for field in fields(message)
-        for tag, convert in field.metadata["tags"].items()
-    }
+    decoders = _DECODERS.get(message)
+    if decoders is None:
+        decoders = _DECODERS[message] = {
+            tag: _Decoder(field.name, convert, "repeated" in field.metadata)
+            for field in fields(message)
+            for tag, convert in field.metadata["tags"].items()
+        }
+    return decoders
 
 
 @dataclass
@@ -264,7 +265,7 @@ class TxnRequest:
     @classmethod
     def decode(cls, data: bytes, depth: int = 0) -> Self:
         if depth > TXN_DEPTH_MAX:
-            raise malformed()
+            raise errors.from_code(Code.TOO_MANY_OPS)
         txn = cls()
         for tag, value in read_fields(data):
             if not isinstance(value, bytes):
@@ -324,7 +325,9 @@ class LeaseCheckpoint(Message):
 
 @dataclass
 class LeaseCheckpointRequest(Message):
-    checkpoints: list[LeaseCheckpoint] = _repeated(1, LeaseCheckpoint.decode)
+    checkpoints: list[LeaseCheckpoint] = field(
+        default_factory=list, metadata={"tags": {1 << 3 | _BYTES: LeaseCheckpoint.decode}, "repeated": True}
+    )
 
 
 # AlarmRequest.action.
@@ -417,9 +420,7 @@ def encode_delete(key: bytes, range_end: bytes) -> bytes:
 
 
 def encode_txn_of_puts(items: Iterable[tuple[bytes, bytes]], lease: int) -> bytes:
-    return b"".join(
-        message_field(2, message_field(PUT_OP, encode_put(key, value, lease))) for key, value in items
-    )
+    return b"".join(message_field(2, message_field(PUT_OP, encode_put(key, value, lease))) for key, value in items)
 
 
 # -- the answers that the engine reads itself -------------------------------------------------------------------

@@ -5,8 +5,8 @@ From a gRPC call to one of our functions and back: size limit, errors, slow call
     server streaming async (node, request, context)
     bidirectional    async (node, context), reading with `read`
 
-Messages are bytes both ways: no generated class is involved. A function raises fastkv's errors; anything else that it raises is
-a bug, which grpc reports to the client as UNKNOWN and to the log with its traceback.
+Messages are bytes both ways: no generated class is involved. A function raises fastkv's errors; anything else that it
+raises is a bug, which grpc reports to the client as UNKNOWN and to the log with its traceback.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def unary_handler(node: Node, name: str, function: Unary) -> grpc.RpcMethodHandl
         finally:
             took_s = node.now() - began
             if took_s > node.config.warning_request_s > 0:
-                node.log.warn("request stats", method=name, time_spent=f"{took_s * 1000:.3f}ms", request_size=len(request))
+                node.log.warn(
+                    "request stats", method=name, time_spent=f"{took_s * 1000:.3f}ms", request_size=len(request)
+                )
 
     return grpc.unary_unary_rpc_method_handler(call)
 

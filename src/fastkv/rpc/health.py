@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from fastkv.rpc.calls import Context
-
 from fastkv.errors import GrpcCode
+from fastkv.rpc.calls import Context
 from fastkv.rpc.status import RpcError
 from fastkv.rpc.wire import Message, int_field, message_field
 from fastkv.server.node import Node

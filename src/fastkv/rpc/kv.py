@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from fastkv.rpc.calls import Context
-
 from fastkv.engine import COMPACTION, DELETE_RANGE, PUT, TXN
+from fastkv.rpc.calls import Context
 from fastkv.rpc.wire import Message, message_field
 from fastkv.server.node import Node
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fastkv.rpc.calls import Context, read
-
 from fastkv.engine import LEASE_GRANT, LEASE_REVOKE
 from fastkv.errors import LeaseExistsError
+from fastkv.rpc.calls import Context, read
 from fastkv.rpc.wire import Message, int_field, message_field
 from fastkv.server.node import Node
 

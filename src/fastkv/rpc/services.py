@@ -1,8 +1,8 @@
 """
 Which method is answered by which function.
 
-A method of etcd's API that is not there yet, an unknown method and an unknown service each get their own UNIMPLEMENTED text;
-the last two are those of a Go server, which clients match.
+A method of etcd's API that is not there yet, an unknown method and an unknown service each get their own
+UNIMPLEMENTED text; the last two are those of a Go server, which clients match.
 """
 
 from __future__ import annotations
@@ -25,13 +25,29 @@ UNARY = {
 }
 SERVER_STREAMING = {"etcdserverpb.KV": kv.SERVER_STREAMING, "grpc.health.v1.Health": health.SERVER_STREAMING}
 BIDIRECTIONAL = {"etcdserverpb.Lease": lease.BIDIRECTIONAL, "etcdserverpb.Watch": watch.BIDIRECTIONAL}
+AUTH = (
+    "AuthEnable",
+    "AuthDisable",
+    "AuthStatus",
+    "Authenticate",
+    "UserAdd",
+    "UserGet",
+    "UserList",
+    "UserDelete",
+    "UserChangePassword",
+    "UserGrantRole",
+    "UserRevokeRole",
+    "RoleAdd",
+    "RoleGet",
+    "RoleList",
+    "RoleDelete",
+    "RoleGrantPermission",
+    "RoleRevokePermission",
+)
 ABSENT = {
     "etcdserverpb.Cluster": cluster.ABSENT,
     "etcdserverpb.Maintenance": maintenance.ABSENT,
-    "etcdserverpb.Auth": tuple(
-        "AuthEnable AuthDisable AuthStatus Authenticate UserAdd UserGet UserList UserDelete UserChangePassword UserGrantRole "
-        "UserRevokeRole RoleAdd RoleGet RoleList RoleDelete RoleGrantPermission RoleRevokePermission".split()
-    ),
+    "etcdserverpb.Auth": AUTH,
     "v3lockpb.Lock": ("Lock", "Unlock"),
     "v3electionpb.Election": ("Campaign", "Proclaim", "Leader", "Observe", "Resign"),
 }

@@ -1,7 +1,8 @@
 """
 The node's own errors, one row each, and how any fastkv error becomes a gRPC status.
 
-The store's errors and their texts are in fastkv.errors; here are those that only a server has (etcd's api/v3rpc/rpctypes).
+The store's errors and their texts are in fastkv.errors; here are those that only a server has (etcd's
+api/v3rpc/rpctypes).
 """
 
 from __future__ import annotations

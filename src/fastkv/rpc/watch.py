@@ -8,8 +8,8 @@ Owns the watchers of one stream: their ids (from 0), which of them have somethin
 
 Invariants:
 * The outbox goes first, so `created` precedes every event of a watcher and creations are answered in order.
-* Events are taken from the engine only when the response before them has been handed to the transport: a slow client holds
-  back its own stream and no memory of ours.
+* Events are taken from the engine only when the response before them has been handed to the transport: a slow client
+  holds back its own stream and no memory of ours.
 * A progress response with revision r follows, on the stream, every event up to r of the watchers that it speaks for.
 * Whole revisions in one response, unless the watcher asked for fragments.
 """
@@ -41,7 +41,7 @@ COMPACTED = TABLE[Code.COMPACTED][1]
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """number: the engine's. start_revision: as asked for, 0 = from now. quiet: no event since the last progress tick."""
+    """number: the engine's. start_revision: as asked for, 0 = now. quiet: no event since the last progress tick."""
 
     id: int
     number: int
@@ -142,9 +142,12 @@ class Stream:
             id, self._next_id = self._next_id, self._next_id + 1
         unwanted = request.enums(5)
         filters = (NOPUT if 0 in unwanted else 0) | (NODELETE if 1 in unwanted else 0)
-        # "From now" is from the revision that the answer names, also if a batch is being committed meanwhile.
-        start = start_revision or revision + 1
-        number = self._engine.watch(key, range_end, start, bool(request.unsigned(6)), filters)
+        prev_kv = bool(request.unsigned(6))
+        number = self._engine.watch(key, range_end, start_revision, prev_kv, filters)
+        if start_revision == 0 and self._engine.revision != revision:
+            # A batch was committed meanwhile: "from now" is from the revision that the answer names.
+            self._engine.watch_cancel(number)
+            number = self._engine.watch(key, range_end, revision + 1, prev_kv, filters)
         watcher = Watcher(id, number, start_revision, bool(request.unsigned(4)), bool(request.unsigned(8)))
         self._watchers[id] = self._by_number[number] = watcher
         self._node.add_watcher(number, self)

@@ -1,8 +1,9 @@
 """
 Messages by field number, for the services that a node answers itself.
 
-The primitives are the reference engine's (fastkv.python.wire); here is a reader that needs no class per message. Anything that is
-not a message raises MALFORMED; unknown fields are kept like known ones, a field of the wrong wire type counts as absent.
+The primitives are the reference engine's (fastkv.python.wire); here is a reader that needs no class per message.
+Anything that is not a message raises MALFORMED; unknown fields are kept like known ones, a field of the wrong wire
+type counts as absent.
 """
 
 from __future__ import annotations

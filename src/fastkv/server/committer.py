@@ -1,5 +1,6 @@
 """
-The thread that writes: it takes every proposal that waits, commits them as one batch and hands all answers back at once.
+The thread that writes: it takes every proposal that waits, commits them as one batch and hands all answers back at
+once.
 
     event loop:  submit submit submit ........ submit submit ...   answers of batch 1
     committer:   [ commit batch 1 (1) ][ commit batch 2 (the rest) ][ ...

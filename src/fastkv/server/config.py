@@ -1,7 +1,8 @@
 """
 From flags and environment to a Config that a node can be started with.
 
-Owns the meaning of the flags: which go together, what is refused and with which text (etcd 3.7.3's, where etcd has one).
+Owns the meaning of the flags: which go together, what is refused and with which text (etcd 3.7.3's, where etcd has
+one).
 
 Invariants:
 * A Config is checked: whoever holds one need not look again.
@@ -176,7 +177,8 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         raise ConfigError("--election-timeout must be >0 (set to 0ms)")
     if 5 * heartbeat_ms > election_ms:
         raise ConfigError(
-            f"--election-timeout[{election_ms}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat_ms}ms]"
+            f"--election-timeout[{election_ms}ms] should be at least as 5 times as "
+            f"--heartbeat-interval[{heartbeat_ms}ms]"
         )
     if election_ms > ELECTION_TIMEOUT_MAX_MS:
         raise ConfigError(
@@ -194,7 +196,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
     members = parse_cluster(initial_cluster)
     if len(members) > 1:
         raise ConfigError(
-            f"--initial-cluster names {len(members)} members ({', '.join(members)}); fastkv does not have clusters of more than one yet"
+            f"--initial-cluster names {len(members)} members; fastkv does not have clusters of more than one yet"
         )
 
     quota = number("quota-backend-bytes")
@@ -302,4 +304,3 @@ def parse_cluster(text: str) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"error setting up initial cluster: {reason}", "fatal") from None
         members.setdefault(name, []).append(url)
     return {name: tuple(sorted(urls)) for name, urls in members.items()}
-

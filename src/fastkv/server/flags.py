@@ -1,12 +1,13 @@
 """
 etcd's flags as one table, and how Go reads a flag's value.
 
-Owns names, defaults, kinds and help; knows nothing of what a value means to the node (config.py does). A flag is given as
-`--name=value`, `--name value` or with one dash, as the environment variable ETCD_NAME, but never as both.
+Owns names, defaults, kinds and help; knows nothing of what a value means to the node (config.py does). A flag is
+given as `--name=value`, `--name value` or with one dash, as the environment variable ETCD_NAME, but never as both.
 
 Invariants:
-* Every flag of etcd 3.7 for a server has a row, so that a flag is either obeyed, of no consequence for one fastkv member
-  (`note` says why, and the node logs it), or refused by name (`absent` says what is missing). None is silently ignored.
+* Every flag of etcd 3.7 for a server has a row, so that a flag is either obeyed, of no consequence for one fastkv
+  member (`note` says why, and the node logs it), or refused by name (`absent` says what is missing). None is silently
+  ignored.
 * Texts of refusals are those of etcd 3.7.3, which scripts match.
 """
 
@@ -40,6 +41,7 @@ NO_AUTH = "authentication"
 NO_DISCOVERY = "discovery of other members"
 NO_TRACING = "distributed tracing"
 NO_BBOLT = "there is no bbolt file"
+V2_PHASES = "write-only|write-only-skip-check|write-only-drop-data|gone"
 
 GROUPS: dict[str, tuple[Flag, ...]] = {
     "Member": (
@@ -48,15 +50,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("wal-dir", "str", "", "A directory of its own for the log.", absent="a separate directory for the log"),
         Flag("snapshot-count", "uint", "10000", "Commits between snapshots.", note="checkpoints follow the log's size"),
         Flag("heartbeat-interval", "uint", "100", "Milliseconds between heartbeats.", note=ONE_MEMBER),
-        Flag("election-timeout", "uint", "1000", "Milliseconds without heartbeat before an election; 1.5 times this is the shortest lease."),
+        Flag("election-timeout", "uint", "1000", "Milliseconds; 1.5 times this is the shortest lease."),
         Flag("initial-election-tick-advance", "bool", "true", "Hurry the first election.", note=ONE_MEMBER),
         Flag("listen-peer-urls", "urls", "http://localhost:2380", "Where peers are to connect.", note=ONE_MEMBER),
-        Flag("listen-client-urls", "urls", "http://localhost:2379", "Where clients connect (gRPC, /health and /version)."),
+        Flag("listen-client-urls", "urls", "http://localhost:2379", "Where clients connect: gRPC, /health."),
         Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect.", absent="a separate port for HTTP"),
         Flag("max-snapshots", "uint", "5", "Snapshot files to keep (deprecated).", note="two checkpoints are kept"),
         Flag("max-wals", "uint", "5", "Log files to keep.", note="the log is kept as long as a checkpoint needs it"),
         Flag("memory-mlock", "bool", "false", "Keep the store's pages in RAM.", absent="locking memory"),
-        Flag("quota-backend-bytes", "int", "0", "Bytes the store may hold before it takes no more puts (0: 2 GiB, negative: no limit)."),
+        Flag("quota-backend-bytes", "int", "0", "Bytes the store may hold (0: 2 GiB, -1: no limit)."),
         Flag("backend-bbolt-freelist-type", "str", "map", "bbolt's free list.", note=NO_BBOLT),
         Flag("backend-batch-interval", "duration", "", "bbolt's commit interval.", note=NO_BBOLT),
         Flag("backend-batch-limit", "int", "0", "bbolt's operations a commit.", note=NO_BBOLT),
@@ -64,7 +66,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("max-request-bytes", "uint", "1572864", "Bytes a request may have."),
         Flag("max-concurrent-streams", "uint", "4294967295", "Streams a connection may have open."),
         Flag("grpc-keepalive-min-time", "duration", "5s", "How seldom a client must ping."),
-        Flag("grpc-keepalive-interval", "duration", "2h", "How long a connection is idle before the server pings (0: never)."),
+        Flag("grpc-keepalive-interval", "duration", "2h", "Idle time before the server pings (0: never)."),
         Flag("grpc-keepalive-timeout", "duration", "20s", "How long the answer to a ping may take."),
         Flag("socket-reuse-port", "bool", "false", "Set SO_REUSEPORT on listeners."),
         Flag("socket-reuse-address", "bool", "false", "Set SO_REUSEADDR on listeners.", note="listeners always set it"),
@@ -74,7 +76,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("feature-gates", "str", "", "Features on or off: A=true,B=false."),
     ),
     "Clustering": (
-        Flag("initial-advertise-peer-urls", "urls", "http://localhost:2380", "This member's peer URLs; they make its id."),
+        Flag("initial-advertise-peer-urls", "urls", "http://localhost:2380", "Its peer URLs; they make its id."),
         Flag("initial-cluster", "str", "default=http://localhost:2380", "The first members: name=URL[,name=URL]."),
         Flag("initial-cluster-state", "new|existing", "new", "Whether the cluster is new."),
         Flag("initial-cluster-token", "str", "etcd-cluster", "Tells clusters apart; it is part of the ids."),
@@ -86,20 +88,30 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("discovery-keepalive-time", "duration", "2s", "Discovery keepalive time.", absent=NO_DISCOVERY),
         Flag("discovery-keepalive-timeout", "duration", "6s", "Discovery keepalive timeout.", absent=NO_DISCOVERY),
         Flag("discovery-insecure-transport", "bool", "true", "Discovery without TLS.", absent=NO_DISCOVERY),
-        Flag("discovery-insecure-skip-tls-verify", "bool", "false", "Discovery without verification.", absent=NO_DISCOVERY),
+        Flag("discovery-insecure-skip-tls-verify", "bool", "false", "Without verification.", absent=NO_DISCOVERY),
         Flag("discovery-cert", "str", "", "Discovery certificate.", absent=NO_DISCOVERY),
         Flag("discovery-key", "str", "", "Discovery key.", absent=NO_DISCOVERY),
         Flag("discovery-cacert", "str", "", "Discovery CA.", absent=NO_DISCOVERY),
         Flag("discovery-user", "str", "", "Discovery user.", absent=NO_DISCOVERY),
         Flag("discovery-password", "str", "", "Discovery password.", absent=NO_DISCOVERY),
-        Flag("discovery-fallback", "exit", "exit", "What to do when discovery fails.", note="there is no discovery yet"),
+        Flag(
+            "discovery-fallback", "exit", "exit", "What to do when discovery fails.", note="there is no discovery yet"
+        ),
         Flag("discovery-srv", "str", "", "Domain of the members' SRV records.", absent=NO_DISCOVERY),
         Flag("discovery-srv-name", "str", "", "Suffix of the SRV name.", absent=NO_DISCOVERY),
-        Flag("strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum.", note=ONE_MEMBER),
+        Flag(
+            "strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum.", note=ONE_MEMBER
+        ),
         Flag("pre-vote", "bool", "true", "Ask before an election.", note=ONE_MEMBER),
         Flag("auto-compaction-retention", "str", "0", "History to keep.", absent="automatic compaction"),
-        Flag("auto-compaction-mode", "str", "periodic", "periodic or revision.", note="automatic compaction is not there yet"),
-        Flag("v2-deprecation", "write-only|write-only-skip-check|write-only-drop-data|gone", "write-only", "Deprecated.", note="there is no v2 store"),
+        Flag(
+            "auto-compaction-mode",
+            "str",
+            "periodic",
+            "periodic or revision.",
+            note="there is no automatic compaction yet",
+        ),
+        Flag("v2-deprecation", V2_PHASES, "write-only", "Deprecated.", note="there is no v2 store"),
         Flag("max-learners", "int", "1", "Learners a cluster may have.", note=ONE_MEMBER),
     ),
     "Security": (
@@ -123,7 +135,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers.", absent=NO_TLS),
         Flag("peer-crl-file", "str", "", "Revoked peer certificates.", absent=NO_TLS),
         Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' host names.", absent=NO_TLS),
-        Flag("self-signed-cert-validity", "uint", "1", "Years a made certificate is valid.", note="there is no TLS yet"),
+        Flag(
+            "self-signed-cert-validity", "uint", "1", "Years a made certificate is valid.", note="there is no TLS yet"
+        ),
         Flag("cipher-suites", "str", "", "TLS cipher suites.", absent=NO_TLS),
         Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version.", note="there is no TLS yet"),
         Flag("tls-max-version", "str", "", "Highest TLS version.", note="there is no TLS yet"),
@@ -159,7 +173,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("compact-hash-check-time", "duration", "1m", "How often compaction hashes are compared.", note=ONE_MEMBER),
         Flag("compaction-batch-limit", "int", "1000", "Revisions that one slice of a compaction removes."),
         Flag("compaction-sleep-interval", "duration", "10ms", "Pause between the slices."),
-        Flag("watch-progress-notify-interval", "duration", "10m", "How often idle watchers hear how far they are (at least 100ms)."),
+        Flag("watch-progress-notify-interval", "duration", "10m", "How often idle watchers hear how far they are."),
         Flag("warning-apply-duration", "duration", "100ms", "Log a batch that takes longer."),
         Flag("bootstrap-defrag-threshold-megabytes", "uint", "0", "Defragment at start.", note=NO_BBOLT),
         Flag("downgrade-check-time", "duration", "5s", "How often a downgrade is looked at.", note=ONE_MEMBER),
@@ -167,7 +181,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Unsafe feature": (
         Flag("force-new-cluster", "bool", "false", "Become a cluster of one.", note="this is a cluster of one"),
-        Flag("unsafe-no-fsync", "bool", "false", "Do not wait for the disk: writes survive the process, not the machine."),
+        Flag("unsafe-no-fsync", "bool", "false", "Writes survive the process, not the machine."),
     ),
     "Other": (
         Flag("config-file", "str", "", "A file instead of flags.", absent="a configuration file"),
@@ -179,8 +193,21 @@ FLAGS: dict[str, Flag] = {flag.name: flag for group in GROUPS.values() for flag 
 
 # Accepted and ignored with a warning, as etcd does.
 LEGACY = frozenset(
-    "cluster-active-size cluster-remove-delay cluster-sync-interval config force max-result-buffer max-retry-attempts "
-    "peer-heartbeat-interval peer-election-timeout retry-interval snapshot v vv".split()
+    (
+        "cluster-active-size",
+        "cluster-remove-delay",
+        "cluster-sync-interval",
+        "config",
+        "force",
+        "max-result-buffer",
+        "max-retry-attempts",
+        "peer-heartbeat-interval",
+        "peer-election-timeout",
+        "retry-interval",
+        "snapshot",
+        "v",
+        "vv",
+    )
 )
 
 # feature gate -> (its default, why turning it on is refused, "" if it may be).

@@ -4,8 +4,8 @@ The client port: gRPC and HTTP/1.1 on one socket, told apart by the first bytes.
     client --"PRI * HTTP/2.0..."--> relay --unix socket, mode 0700 directory--> grpcio
     client --anything else--------> HttpConnection
 
-grpcio listens for itself and cannot be handed a connection, so its bytes are relayed through a socket that only this user can
-reach. The relay copies and never interprets; it stops reading from one side while the other is behind.
+grpcio listens for itself and cannot be handed a connection, so its bytes are relayed through a socket that only this
+user can reach. The relay copies and never interprets; it stops reading from one side while the other is behind.
 
 Invariants:
 * Nothing is accepted before `serve`, nothing is left open after `close`.
@@ -69,7 +69,9 @@ def _bind(url: str, reuse_port: bool) -> socket.socket:
         listener.bind(address)
     except OSError as reason:
         listener.close()
-        raise OSError(reason.errno, f"listen {parts.netloc or parts.path}: {(reason.strerror or str(reason)).lower()}") from None
+        raise OSError(
+            reason.errno, f"listen {parts.netloc or parts.path}: {(reason.strerror or str(reason)).lower()}"
+        ) from None
     listener.setblocking(False)
     return listener
 
@@ -88,6 +90,7 @@ class Front:
     def __init__(self, node: Node, listeners: list[socket.socket]) -> None:
         self._node = node
         self._listeners = listeners
+        self._paths = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
         self._directory = Path(tempfile.mkdtemp(prefix="fastkv-"))
         self._socket_path = str(self._directory / "grpc.sock")
         self._servers: list[asyncio.Server] = []
@@ -100,7 +103,9 @@ class Front:
         """From now on clients are answered."""
         await self._grpc.start()
         for listener in self._listeners:
-            self._servers.append(await asyncio.start_server(self._connected, sock=listener, backlog=BACKLOG, limit=RELAY_BYTES))
+            self._servers.append(
+                await asyncio.start_server(self._connected, sock=listener, backlog=BACKLOG, limit=RELAY_BYTES)
+            )
 
     async def close(self) -> None:
         """Accept nothing more, let calls under way end within STOP_GRACE_S, then cut."""
@@ -111,9 +116,9 @@ class Front:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         for listener in self._listeners:
-            if listener.family == socket.AF_UNIX and listener.fileno() >= 0:
-                Path(listener.getsockname()).unlink(missing_ok=True)
             listener.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -166,10 +166,11 @@ class HttpConnection:
                 elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
                     return False
         assert request is not None
-        await self._send(answer(self._node, request.method.decode(), request.target.decode("latin-1")))
+        method = request.method.decode("latin-1")
+        await self._send(answer(self._node, method, request.target.decode("latin-1")), with_body=method != "HEAD")
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
-    async def _send(self, reply: Answer, close: bool = False) -> None:
+    async def _send(self, reply: Answer, with_body: bool = True, close: bool = False) -> None:
         headers = [
             *CORS,
             ("Content-Type", reply.content_type),
@@ -181,6 +182,7 @@ class HttpConnection:
             headers.append(("Connection", "close"))
         reason = HTTPStatus(reply.status).phrase.encode()
         out = self._http.send(h11.Response(status_code=reply.status, headers=headers, reason=reason)) or b""
-        out += self._http.send(h11.Data(data=reply.body)) or b""
+        if with_body:
+            out += self._http.send(h11.Data(data=reply.body)) or b""
         out += self._http.send(h11.EndOfMessage()) or b""
         await self._write(out)

@@ -4,8 +4,9 @@ Who this member is: ids, term and name, and where they are kept.
     member id  := first 8 bytes of SHA-1(peer URLs ascending, joined, then the token), big-endian
     cluster id := first 8 bytes of SHA-1(all member ids ascending, 8 bytes each), big-endian
 
-The ids are made once, from the first start's flags, and kept as JSON in the engine's meta bytes; a later start with other
-flags keeps them, as etcd does. The term rises by one at every start: each is an election that this only member wins.
+The ids are made once, from the first start's flags, and kept as JSON in the engine's meta bytes; a later start with
+other flags keeps them, as etcd does. The term rises by one at every start: each is an election that this only member
+wins.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ def _first_8_bytes(data: str | bytes) -> int:
 def bootstrap(config: Config) -> Identity:
     """The identity of a first start; ConfigError if the flags contradict each other."""
     if config.initial_cluster_state == "existing":
-        raise ConfigError("--initial-cluster-state=existing: fastkv cannot join a cluster yet; start a new one", "fatal")
+        raise ConfigError(
+            "--initial-cluster-state=existing: fastkv cannot join a cluster yet; start a new one", "fatal"
+        )
     members = parse_cluster(config.initial_cluster)
     own = members.get(config.name)
     if own is None:
         raise ConfigError(f'couldn\'t find local name "{config.name}" in the initial cluster configuration', "fatal")
     if own != config.peer_urls:
         raise ConfigError(
-            f"--initial-cluster has {','.join(own)} but missing from --initial-advertise-peer-urls={','.join(config.peer_urls)}",
+            f"--initial-cluster has {','.join(own)} but missing from "
+            f"--initial-advertise-peer-urls={','.join(config.peer_urls)}",
             "fatal",
         )
     member = member_id(own, config.initial_cluster_token)
@@ -76,4 +80,6 @@ def decode(meta: bytes) -> Identity:
             int(fields["cluster_id"], 16), int(fields["member_id"], 16), tuple(fields["peer_urls"]), int(fields["term"])
         )
     except (ValueError, TypeError, KeyError) as reason:
-        raise from_code(Code.CORRUPT, f"fastkv: the member's identity in the data directory cannot be read: {reason!r}") from None
+        raise from_code(
+            Code.CORRUPT, f"fastkv: the member's identity in the data directory cannot be read: {reason!r}"
+        ) from None

@@ -6,7 +6,8 @@ everywhere (seconds, monotonic), so tests take no time. Used by the event loop's
 
 Invariants:
 * A lease is here exactly while it is in the store, as far as applied commands have been reported.
-* Nothing expires by itself: `expired` names who is due, the node proposes the revocation, and `revoke` follows its apply.
+* Nothing expires by itself: `expired` names who is due, the node proposes the revocation, and `revoke` follows its
+  apply.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Lessor:
         return len(self._leases)
 
     def restore(self, leases: Iterable[tuple[int, int, int]], now: float, grace_s: float) -> None:
-        """Every (id, ttl, remaining or 0) of the store gets its full time again, and grace on top: clients were cut off too."""
+        """Every (id, ttl, remaining or 0) of the store gets its time again, and a grace: its client was cut off too."""
         for lease, ttl, remaining in leases:
             self._set(lease, Lease(ttl, now + (remaining or ttl) + grace_s))
 

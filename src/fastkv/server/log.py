@@ -1,7 +1,7 @@
 """
 Log lines shaped as etcd's (zap): one JSON object a line, or the console form.
 
-    {"level":"info","ts":"2026-08-20T10:00:00.000000Z","caller":"server/front.py:210","msg":"ready to serve client requests"}
+    {"level":"info","ts":"2026-08-20T10:00:00.000000Z","caller":"server/main.py:94","msg":"ready to serve ..."}
 
 Call `log.info(message, key=value, ...)`: underscores of keys become dashes. Any thread may log; a line is one write.
 """
@@ -23,7 +23,13 @@ LEVELS = {
     "panic": logging.CRITICAL,
     "fatal": logging.CRITICAL,
 }
-WORDS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warn", logging.ERROR: "error", logging.CRITICAL: "fatal"}
+WORDS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warn",
+    logging.ERROR: "error",
+    logging.CRITICAL: "fatal",
+}
 
 
 class Formatter(logging.Formatter):

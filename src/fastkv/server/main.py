@@ -1,9 +1,10 @@
 """
 From a Config to a running member and back: the order of start and end, signals, exit codes.
 
-    bind the ports -> open the engine -> start the node -> serve -> (signal | failure) -> stop serving -> close the engine
+    bind ports -> open engine -> start node -> serve -> (signal | failure) -> stop serving -> close engine
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or the store failed, 2 for flags that cannot be read (cli).
+Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or the store failed, 2 for flags that cannot be read
+(cli).
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def run(config: Config, log: Log, arguments: Sequence[str]) -> int:
     existed = os.path.exists(os.path.join(config.data_dir, "FASTKV"))
     log.info("Initialize and start etcd server", data_dir=config.data_dir, dir_type="member" if existed else "empty")
     log.info("configuring client listeners", listen_client_urls=list(config.listen_client_urls))
+    try:
+        os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
+    except OSError as reason:
+        log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=reason.strerror or str(reason))
+        return 1
     try:
         listeners = bind(config)
     except OSError as reason:

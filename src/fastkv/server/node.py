@@ -1,10 +1,10 @@
 """
 One member: an engine, its identity, and everything that happens around a command between the wire and the store.
 
-    rpc handlers --propose--> Committer (thread) --engine.commit--> outcome --> event loop: answers, leases, alarms, watchers
+    handlers --propose--> Committer (thread) --commit--> outcome --> event loop: answers, leases, alarms, watchers
 
-Owns the engine, the identity, the lessor, the alarms and the compaction task. All methods run on the event loop's thread
-unless they say otherwise.
+Owns the engine, the identity, the lessor, the alarms and the compaction task. All methods run on the event loop's
+thread unless they say otherwise.
 
 Invariants:
 * An answer to a write is given only after `engine.commit` returned it: it is on disk and visible to every read.
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fastkv import engine as engine_module
-from fastkv.engine import ALARM, COMPACTION, LEASE_GRANT, LEASE_REVOKE, Engine
+from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, Engine
 from fastkv.errors import Code, Error, PoisonedError, QuotaError, from_code
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out
@@ -109,9 +109,8 @@ class Node:
             self.alarms.update(read_alarms(response))
         if self.engine.compact_revision > 0:
             self._compact()
-        self.log.info(
-            f"raft.node: {self.identity.member_id:x} elected leader {self.identity.member_id:x} at term {self.identity.term}"
-        )
+        member = f"{self.identity.member_id:x}"
+        self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
 
     async def close(self) -> None:
         """Answer what was proposed, refuse what comes, close the engine."""
@@ -186,7 +185,7 @@ class Node:
     def _apply_failure(self, proposals: list[Proposal], error: Error) -> None:
         if isinstance(error, QuotaError):
             self._no_space = True
-            self.log.error("the disk is full; writes are refused until the node is started with free space", error=str(error))
+            self.log.error("the disk is full; reads go on, writes fail", error=str(error))
         elif isinstance(error, PoisonedError) and self._no_space:
             # The store takes no write after a failed one, but reads are as good as before.
             error = from_code(Code.NO_SPACE)
@@ -216,6 +215,8 @@ class Node:
                     self.alarms.update(read_alarms(response))
                 elif action == ALARM_DEACTIVATE:
                     self.alarms.difference_update(read_alarms(response))
+                    # Who disarms has made room; an old size would raise the alarm again.
+                    self.quota.look_again()
 
     # -- headers ----------------------------------------------------------------------------------------------
     def header(self, revision: int | None = None) -> bytes:
@@ -250,7 +251,7 @@ class Node:
                 return lease
 
     async def renew_lease(self, lease: int) -> int:
-        """The granted TTL, counted anew; 0 if there is no such lease. One that is due is gone: waits until it is revoked."""
+        """The granted TTL, counted anew; 0 if there is no such lease. Of one that is due the revocation is awaited."""
         if self.lessor.is_expired(lease, self.now()):
             self._deadline_moved.set()
             waiting = self._expiring.setdefault(lease, self._loop.create_future())

@@ -1,10 +1,11 @@
 """
 How much the store may hold before it takes no more puts.
 
-    cost: put 256 + key + value; lease 64; txn the dearer branch, nested ones included; anything else nothing      (etcd's numbers)
+    cost (etcd's): put 256 + key + value; lease 64; txn the dearer branch, nested ones included; all else 0
 
-etcd compares the size of its database file, as of its last commit; here it is the memory that records and index take, looked at
-no more often than every CHECK_INTERVAL_S, because asking costs more than a put.
+etcd compares the size of its database file, as of its last commit; here it is the memory that records and index take,
+looked at every CHECK_INTERVAL_S, because asking costs more than a put, and whenever what came since might pass the
+limit.
 """
 
 from __future__ import annotations
@@ -32,17 +33,22 @@ class Quota:
         self._used_bytes = 0
         self._check_at = float("-inf")
 
+    def look_again(self) -> None:
+        """The next question is answered from the size as it is then."""
+        self._check_at = float("-inf")
+
     def is_exceeded_by(self, tag: int, payload: bytes) -> bool:
         """Whether the command would carry the store past the limit."""
         if not self.limit_bytes:
             return False
+        # Far from the limit no request needs to be taken apart. An operation has at least 4 bytes: this is not too low.
+        highest_bytes = len(payload) + PUT_COST * (len(payload) // 4 + 1)
         now = self._now()
-        if now >= self._check_at:
-            self._used_bytes = self._stats()["memory_bytes"]
-            self._check_at = now + CHECK_INTERVAL_S
-        # Far from the limit no request needs to be taken apart.
-        if self._used_bytes + 2 * len(payload) + PUT_COST * (len(payload) // 4 + 1) < self.limit_bytes:
+        if now < self._check_at and self._used_bytes + highest_bytes < self.limit_bytes:
+            self._used_bytes += highest_bytes
             return False
+        self._used_bytes = self._stats()["memory_bytes"]
+        self._check_at = now + CHECK_INTERVAL_S
         command_bytes = cost(tag, payload)
         return command_bytes > 0 and self._used_bytes + command_bytes >= self.limit_bytes
 

@@ -1,0 +1,132 @@
+"""`fastkv check`, `fastkv dump` and the command itself, on sound and damaged directories."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastkv import engine
+from fastkv.rpc.wire import bytes_field, int_field
+from node.harness import environment, run_cli
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A store with puts, a delete, a lease and a compaction, closed."""
+    path = tmp_path / "data"
+    store = engine.load()(str(path), engine.Options())
+    store.commit([(engine.LEASE_GRANT, int_field(1, 60) + int_field(2, 0x1234))])
+    store.put(b"a", b"1")
+    store.put(b"leased", b"v", 0x1234)
+    store.put(b"gone", b"\xff")
+    store.delete(b"gone")
+    store.commit([(engine.COMPACTION, int_field(1, 3))])
+    for number in range(20):
+        store.commit([(engine.PUT, bytes_field(1, b"k%d" % number) + bytes_field(2, b"v" * 100))])
+    store.close()
+    return path
+
+
+def first_segment(directory: Path) -> Path:
+    return min((directory / "log").glob("*.log"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_check_of_a_sound_directory_changes_nothing(directory: Path) -> None:
+    before = contents(directory)
+    ran = run_cli("check", str(directory))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "sound; revision 25" in ran.stdout
+    assert contents(directory) == before
+
+
+def test_check_names_the_damage(directory: Path) -> None:
+    segment = first_segment(directory)
+    data = bytearray(segment.read_bytes())
+    at = data.index(b"leased")
+    data[at] ^= 1
+    segment.write_bytes(data)
+    ran = run_cli("check", str(directory))
+    assert ran.returncode == 1
+    assert str(segment) in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "dump"])
+def test_what_is_no_directory_of_ours_is_refused(command: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    for path in (tmp_path / "foreign", tmp_path / "missing"):
+        ran = run_cli(command, str(path))
+        assert ran.returncode == 1
+        assert len(ran.stderr.splitlines()) == 1 and str(path) in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_dump_shows_log_and_keys(directory: Path) -> None:
+    ran = run_cli("dump", str(directory))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for text in (
+        "lease grant 0000000000001234 ttl 60 s",
+        'put "leased" = "v" lease 0000000000001234',
+        r'put "gone" = "\\xff"',
+        'delete "gone"',
+        "compact 3",
+        "clean close",
+        "keys at revision 25, compacted at 3",
+        '  "a" = "1"  create 2 mod 2 version 1',
+        'lease 0000000000001234 ttl 60 s: "leased"',
+    ):
+        assert text in ran.stdout, text
+
+
+def test_dump_goes_on_up_to_the_damage(directory: Path) -> None:
+    segment = first_segment(directory)
+    data = bytearray(segment.read_bytes())
+    at = data.index(b"leased")
+    data[at] ^= 1
+    segment.write_bytes(data)
+    ran = run_cli("dump", str(directory))
+    assert ran.returncode == 1
+    assert 'put "a" = "1"' in ran.stdout
+    assert "damaged or torn" in ran.stdout
+    assert "compact 3" not in ran.stdout
+    assert "the keys cannot be shown" in ran.stderr
+
+
+def test_the_command_tells_its_version_and_its_subcommands() -> None:
+    assert run_cli("--version").stdout.startswith("fastkv ")
+    listed = run_cli("--help").stdout
+    assert all(name in listed for name in ("serve", "check", "dump"))
+    wrong = run_cli("nope")
+    assert wrong.returncode == 2 and "No such command" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "advice"),
+    [
+        ("click", ["--version"], 'pip install "fastkv[cli]"'),
+        ("grpc", ["serve", "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://x:1"], "[server"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_remedy(
+    missing: str, arguments: list[str], advice: str, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; sys.modules[sys.argv[1]] = None; sys.argv[:2] = ['fastkv'];"
+        "from fastkv.cli.main import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, missing, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 1
+    assert advice in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,210 @@
+"""Flags, environment and their refusals: texts and exit codes are those of etcd 3.7.3."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastkv.cli.serve import go_dialect
+from fastkv.server.config import Config, ConfigError, UsageError, from_command_line
+from fastkv.server.flags import FLAGS, GROUPS, parse_bool, parse_duration_s, parse_int, parse_urls, parse_value
+from node.harness import environment, run_cli
+
+INVALID_URL = 'invalid value "%s" for flag -listen-client-urls: '
+
+
+def config(**flags: str) -> Config:
+    return from_command_line({name.replace("_", "-"): text for name, text in flags.items()}, {})
+
+
+def refusal(**flags: str) -> str:
+    with pytest.raises((ConfigError, UsageError)) as caught:
+        config(**flags)
+    return str(caught.value)
+
+
+def test_defaults_are_etcds() -> None:
+    made = config()
+    assert (made.name, made.data_dir) == ("default", "default.etcd")
+    assert made.listen_client_urls == made.advertise_client_urls == ("http://localhost:2379",)
+    assert made.initial_cluster == "default=http://localhost:2380"
+    assert (made.max_txn_ops, made.max_request_bytes, made.receive_bytes_max) == (128, 1_572_864, 2_097_152)
+    assert (made.quota_bytes, made.lease_ttl_min_s, made.progress_interval_s) == (2 << 30, 2, 600.0)
+    assert made.fsync and made.notes == ()
+
+
+def test_the_name_goes_into_directory_and_cluster() -> None:
+    made = config(name="n", initial_advertise_peer_urls="http://127.0.0.1:1")
+    assert (made.data_dir, made.initial_cluster) == ("n.etcd", "n=http://127.0.0.1:1")
+
+
+def test_every_default_can_be_read() -> None:
+    for flag in FLAGS.values():
+        parse_value(flag, flag.default)
+    assert sum(map(len, GROUPS.values())) == len(FLAGS), "a flag stands in two groups"
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"nope": "1"}, "flag provided but not defined: -nope"),
+        ({"quota_backend_bytes": "x"}, 'invalid value "x" for flag -quota-backend-bytes: parse error'),
+        ({"max_txn_ops": "-1"}, 'invalid value "-1" for flag -max-txn-ops: parse error'),
+        (
+            {"strict_reconfig_check": "foo"},
+            'invalid boolean value "foo" for -strict-reconfig-check: parse error',
+        ),
+        (
+            {"initial_cluster_state": "foo"},
+            'invalid value "foo" for flag -initial-cluster-state: invalid value',
+        ),
+        (
+            {"listen_client_urls": "ftp://x:1"},
+            INVALID_URL % "ftp://x:1" + "URL scheme must be http, https, unix, or unixs: ftp://x:1",
+        ),
+        (
+            {"listen_client_urls": "http://127.0.0.1"},
+            INVALID_URL % "http://127.0.0.1" + 'URL address does not have the form "host:port": http://127.0.0.1',
+        ),
+        (
+            {"listen_client_urls": "http://127.0.0.1:1"},
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            {"listen_client_urls": "http://example.com:1", "advertise_client_urls": "http://x:1"},
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            {"election_timeout": "200"},
+            "--election-timeout[200ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        (
+            {"election_timeout": "60000"},
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+        ),
+        ({"heartbeat_interval": "0"}, "--heartbeat-interval must be >0 (set to 0ms)"),
+        ({"log_format": "foo"}, "unknown log format: foo, supported values json, console"),
+        ({"auto_compaction_mode": "x"}, 'unknown auto-compaction-mode "x"'),
+        (
+            {"v2_deprecation": "not-yet"},
+            'invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"',
+        ),
+        ({"cert_file": "x"}, "--cert-file: fastkv does not have TLS yet; start it without this flag"),
+        (
+            {"auto_compaction_retention": "1"},
+            "--auto-compaction-retention: fastkv does not have automatic compaction yet; start it without this flag",
+        ),
+        (
+            {"initial_cluster": "a=http://127.0.0.1:1,b=http://127.0.0.1:2"},
+            "--initial-cluster names 2 members; fastkv does not have clusters of more than one yet",
+        ),
+        (
+            {"listen_client_urls": "https://127.0.0.1:1", "advertise_client_urls": "https://127.0.0.1:1"},
+            "--listen-client-urls: fastkv does not have TLS yet; https://127.0.0.1:1 cannot be served",
+        ),
+        ({"feature_gates": "Nope=true"}, "unrecognized feature gate: Nope"),
+        (
+            {"feature_gates": "AllAlpha=1"},
+            "--feature-gates=AllAlpha=1: fastkv does not have every alpha feature yet; leave the gate out",
+        ),
+    ],
+)
+def test_refusals(flags: dict[str, str], text: str) -> None:
+    assert refusal(**flags) == text
+
+
+def test_what_has_no_effect_is_accepted_and_noted() -> None:
+    made = config(
+        snapshot_count="5", heartbeat_interval="50", pre_vote="true", experimental_initial_corrupt_check="true"
+    )
+    assert [fields["flag"] for _, fields in made.notes] == ["snapshot-count", "heartbeat-interval"]
+    assert config(experimental_watch_progress_notify_interval="5s").progress_interval_s == 5.0
+    assert config(vv="1").notes == (("deprecated flag is ignored", {"flag": "vv"}),)
+
+
+def test_the_environment_counts_unless_the_flag_is_given_too() -> None:
+    variables = {"ETCD_NAME": "x", "ETCD_MAX_TXN_OPS": "5", "PATH": "/", "ETCD_SERVICE_HOST": "h"}
+    made = from_command_line({}, variables)
+    assert (made.name, made.max_txn_ops) == ("x", 5)
+    unknown = ("unrecognized environment variable", {"environment-variable": "ETCD_SERVICE_HOST=h"})
+    assert made.notes == (unknown,)
+    with pytest.raises(ConfigError) as caught:
+        from_command_line({"name": "x"}, variables)
+    assert str(caught.value) == (
+        "conflicting environment variable is shadowed by corresponding command-line flag "
+        "(either unset environment variable or disable flag))"
+    )
+    assert (caught.value.level, caught.value.fields) == ("fatal", {"environment-variable": "ETCD_NAME"})
+    with pytest.raises(ConfigError, match='invalid value "abc" for ETCD_MAX_TXN_OPS: parse error'):
+        from_command_line({}, {"ETCD_MAX_TXN_OPS": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["-name", "n"], ["--name=n"]),
+        (["--name", "-n"], ["--name=-n"]),
+        (["--unsafe-no-fsync", "--name=n"], ["--unsafe-no-fsync=true", "--name=n"]),
+        (["-pre-vote=false"], ["--pre-vote=false"]),
+        (["--pre-vote", "false"], ["--pre-vote=true", "false"]),
+        (["-h"], ["--help"]),
+        (["word", "--name=n"], ["word", "--name=n"]),
+        (["--quota-backend-bytes", "-1"], ["--quota-backend-bytes=-1"]),
+        (["--name"], ["--name"]),
+    ],
+)
+def test_gos_dialect(given: list[str], read: list[str]) -> None:
+    assert go_dialect(given) == read
+
+
+def test_values_as_go_reads_them() -> None:
+    assert [parse_bool(word) for word in ("1", "T", "true", "0", "f", "FALSE")] == [True] * 3 + [False] * 3
+    assert parse_duration_s("1h1m1.5s") == 3661.5
+    assert parse_duration_s("-100ms") == -0.1
+    assert parse_duration_s("0") == 0.0
+    assert parse_int("-5", -10, 10) == -5
+    assert parse_urls("http://127.0.0.1:2,http://127.0.0.1:1") == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    assert parse_urls("http://[::1]:2,unix:///a/b") == ("http://[::1]:2", "unix:///a/b")
+    for parse, text in (
+        (parse_bool, "yes"),
+        (parse_duration_s, "5"),
+        (parse_duration_s, "5s3"),
+        (parse_duration_s, ""),
+        (parse_urls, "http://a:1/path"),
+        (parse_urls, "http://a:99999"),
+    ):
+        with pytest.raises(ValueError):
+            parse(text)
+    with pytest.raises(ValueError, match="value out of range"):
+        parse_int("11", -10, 10)
+
+
+def test_exit_codes_and_where_it_is_said() -> None:
+    undefined = run_cli("serve", "--nope")
+    assert undefined.returncode == 2
+    assert undefined.stderr.startswith("flag provided but not defined: -nope\nUsage:")
+    needs = run_cli("serve", "--name")
+    assert (needs.returncode, needs.stderr.splitlines()[0]) == (2, "flag needs an argument: -name")
+    word = run_cli("serve", "foo")
+    line = json.loads(word.stderr)
+    assert word.returncode == 1
+    assert (line["level"], line["msg"], line["error"]) == (
+        "warn",
+        "failed to verify flags",
+        '"foo" is not a valid flag',
+    )
+    conflict = run_cli("serve", "--name=x", ETCD_NAME="x")
+    assert (conflict.returncode, json.loads(conflict.stderr)["level"]) == (1, "fatal")
+
+
+def test_version_has_four_lines_and_help_names_every_flag() -> None:
+    version = run_cli("serve", "--version")
+    lines = version.stdout.splitlines()
+    assert version.returncode == 0
+    assert [line.split(":")[0] for line in lines] == ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch"]
+    assert lines[0].startswith("etcd Version: 3.7.")
+    shown = run_cli("serve", "--help")
+    assert shown.returncode == 0
+    assert all(f"--{name} " in shown.stdout for name in FLAGS)
+    assert environment(ETCD_X="1")["ETCD_X"] == "1"

@@ -1,0 +1,1 @@
+"""What the tests share: the oracle codec, real servers as processes, golden scripts, the Mirror engine, random operations."""

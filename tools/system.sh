@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Makes sure that what only the operating system can provide is there: tools/system.sh build|test
+#
+# build: what `make setup` needs (a C++20 compiler, Python with headers and venv).
+# test:  also what the C++ tests and fuzz targets need (cmake, GoogleTest, clang with libFuzzer).
+# What is missing is installed with apt-get as root or through a sudo that asks no password; otherwise the one line to
+# type is printed and the exit status is 1. Nothing is asked, nothing is installed that is already there.
+set -euo pipefail
+
+group=${1:-build}
+python=${PYTHON:-python3}
+debian=() brew=()
+
+need() { # need DEBIAN-PACKAGES BREW-PACKAGES CHECK...
+  local debian_packages=$1 brew_packages=$2
+  shift 2
+  if ! "$@" >/dev/null 2>&1; then
+    # shellcheck disable=SC2206  # several names in one string are meant
+    debian+=($debian_packages) brew+=($brew_packages)
+  fi
+}
+
+header() { # is there a header, for the compiler or in Homebrew's place?
+  local directory
+  for directory in ${FASTKV_PROTOZERO:-} /usr/include /usr/local/include /opt/homebrew/include /opt/local/include; do
+    [ -e "$directory/$1" ] && return 0
+  done
+  return 1
+}
+
+python_headers() {
+  "$python" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+fuzzer() { # can clang link a libFuzzer target?
+  local directory status=0
+  directory=$(mktemp -d)
+  echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' >"$directory/f.cc"
+  clang++ -fsanitize=fuzzer,address "$directory/f.cc" -o "$directory/f" || status=1
+  rm -rf "$directory"
+  return $status
+}
+
+clang_packages() { # the distribution's clang and the runtime of the same version
+  local version
+  version=$(apt-cache depends clang 2>/dev/null | grep -o 'clang-[0-9]\+' | head -1 | tr -dc 0-9 || true)
+  echo "clang ${version:+libclang-rt-$version-dev}"
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+if command -v "$python" >/dev/null; then
+  "$python" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' || {
+    echo "fastkv needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Name another: make PYTHON=python3.12 setup" >&2
+    exit 1
+  }
+fi
+
+check() {
+  debian=() brew=()
+  need "python3" "python" command -v "$python"
+  need "python3-dev" "python" python_headers
+  need "python3-venv" "python" "$python" -c 'import ensurepip, venv'
+  need "g++" "" sh -c 'command -v "${CXX:-c++}" || command -v g++'
+  if [ "$group" = test ]; then
+    need "cmake" "cmake" command -v cmake
+    need "make" "make" command -v make
+    need "libgtest-dev" "googletest" header gtest/gtest.h
+    need "$(clang_packages)" "llvm" fuzzer
+  fi
+}
+
+check
+[ ${#debian[@]} -eq 0 ] && exit 0
+
+if command -v apt-get >/dev/null; then
+  if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then
+    echo "installing ${debian[*]}"
+    as_root apt-get update -qq
+    check # clang's version is known only now
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${debian[@]}" >/dev/null
+    exit 0
+  fi
+  echo "missing, type:  sudo apt-get install --no-install-recommends ${debian[*]}" >&2
+elif command -v brew >/dev/null; then
+  echo "missing, type:  brew install ${brew[*]:-} (and for a compiler: xcode-select --install)" >&2
+else
+  echo "missing (Debian's names): ${debian[*]}" >&2
+fi
+exit 1
