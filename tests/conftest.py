@@ -1,32 +1,28 @@
 """
 What every test may ask for: an engine (each test runs on the native and on the Python one), fresh servers, --rewrite.
 
-FASTKV_ENGINE=native|python narrows the engines to one. An engine that cannot be loaded fails the tests that ask for it, with
-the reason: it never skips them. What needs a real etcd is skipped only where there is none, and the skip names it.
+FASTKV_ENGINE=native|python narrows the engines to one. An engine that cannot be loaded fails the tests that ask for it,
+with the reason: it never skips them. What needs a real etcd is skipped only where there is none, and the skip names it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastkv import engine as protocol
+from support.engines import ENGINES, load_engine
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from support.engines import ENGINES, load_engine  # noqa: E402 (tests/ is not a package)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite",
         metavar="TARGET",
         default="",
-        help="golden scripts: write down what TARGET (native, python, node, etcd) answers instead of comparing; review the diff",
+        help="golden scripts: write down what TARGET (native, python, node, etcd) answers instead of comparing",
     )
 
 

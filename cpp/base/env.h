@@ -96,6 +96,7 @@ class Env {
   virtual Status Lock(const std::string& path, std::unique_ptr<FileLock>* lock) = 0;
 
   virtual uint64_t NowMicros() = 0;  // monotonic
+  virtual uint64_t Random64() = 0;   // that nobody outside can guess
 
   // In terms of the above.
   Status ReadAll(const std::string& path, std::string* bytes);

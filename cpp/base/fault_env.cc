@@ -423,4 +423,9 @@ uint64_t FaultEnv::NowMicros() {
   return ++now_micros_;
 }
 
+uint64_t FaultEnv::Random64() {
+  const std::lock_guard guard(mu_);
+  return random_();
+}
+
 }  // namespace fastkv

@@ -68,6 +68,7 @@ class FaultEnv : public Env {
   Status OpenForWrite(const std::string& path, WriteMode mode, std::unique_ptr<WritableFile>* file) override;
   Status Lock(const std::string& path, std::unique_ptr<FileLock>* lock) override;
   uint64_t NowMicros() override;
+  uint64_t Random64() override;  // of the seed, too
 
  private:
   struct Inode;

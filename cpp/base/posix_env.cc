@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -407,6 +408,12 @@ class PosixEnv : public Env {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
+  }
+
+  uint64_t Random64() override {
+    uint64_t number;
+    FASTKV_CHECK(getentropy(&number, sizeof number) == 0);  // fails on systems older than this compiler only
+    return number;
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "db/db.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "base/check.h"
@@ -23,6 +24,27 @@ struct Db::Waiter {
   Status status;
   bool done = false;
   std::condition_variable wake;
+};
+
+// Somebody beside the leader who uses log_, if status() is OK: Close waits for it.
+class Db::LogUse {
+ public:
+  explicit LogUse(Db* db) : db_(db) {
+    const std::lock_guard lock(db_->queue_mutex_);
+    status_ = db_->Writable();
+    if (status_.ok()) ++db_->log_users_;
+  }
+  ~LogUse() {
+    if (!status_.ok()) return;
+    const std::lock_guard lock(db_->queue_mutex_);
+    if (--db_->log_users_ == 0) db_->idle_.notify_all();
+  }
+  LogUse(const LogUse&) = delete;
+  const Status& status() const { return status_; }
+
+ private:
+  Db* const db_;
+  Status status_;
 };
 
 Db::Db(std::string path, DbOptions options)
@@ -48,7 +70,8 @@ Status Db::Open(const std::string& path, DbOptions options, std::unique_ptr<Db>*
   std::unique_ptr<Db> opened(new Db(path, std::move(options)));
   if (!path.empty()) FASTKV_RETURN_IF_ERROR(opened->Recover());
   opened->RemoveCompacted();
-  opened->hub_.Sweep(opened->store_.revision());
+  opened->swept_ = opened->store_.revision();
+  opened->hub_.Sweep(opened->swept_);
   if (opened->log_ != nullptr) opened->background_ = std::thread(&Db::BackgroundLoop, opened.get());
   *db = std::move(opened);
   return {};
@@ -169,9 +192,12 @@ Status Db::Writable() const {
 }
 
 void Db::Poison(const std::string& reason) {
-  const std::lock_guard lock(queue_mutex_);
-  if (poisoned_.empty()) poisoned_ = "no more writes until the store is opened again: " + reason;
-  Log_(poisoned_);
+  const std::string line = "no more writes until the store is opened again: " + reason;
+  {
+    const std::lock_guard lock(queue_mutex_);
+    if (poisoned_.empty()) poisoned_ = line;
+  }
+  Log_(line);
 }
 
 Status Db::Commit(std::span<const Command> commands, std::vector<CommandResult>* results) {
@@ -201,7 +227,10 @@ Status Db::Commit(std::span<const Command> commands, std::vector<CommandResult>*
 
 Status Db::CommitOne(uint64_t tag, std::string_view payload, CommandResult* result) {
   result->code = Validate(tag, payload, options_.limits);
-  if (result->code != Code::kOk) return {};
+  if (result->code != Code::kOk) {
+    const std::lock_guard lock(queue_mutex_);
+    return Writable();
+  }
   const Command command{tag, payload};
   Waiter waiter;
   waiter.commands = std::span(&command, 1);
@@ -260,11 +289,19 @@ void Db::Lead(const std::vector<Waiter*>& group) {
     status = WriteBatch(group, index);
     if (status.ok()) ApplyGroup(group, index);
   } catch (const InvariantBroken& broken) {
-    status = {Code::kPoisoned, broken.what()};
-    Poison(broken.what());
+    status = Broken(broken.what());
+  } catch (const std::bad_alloc&) {
+    status = Broken("out of memory while writing");
   }
   for (Waiter* member : group) member->status = status;
   if (status.ok()) MaybeStartCheckpoint();
+}
+
+// The batch may be in the log, and half of it in memory: only opening again can tell what holds.
+Status Db::Broken(const char* reason) {
+  Poison(reason);
+  swept_ = INT64_MAX;  // nobody is matched any more
+  return {Code::kPoisoned, reason};
 }
 
 Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
@@ -274,6 +311,7 @@ Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
   for (const Waiter* member : group) {
     for (const Command& command : member->commands) AppendCommand(&batch_, command);
   }
+  batch_bytes_ = batch_.size();
   FASTKV_RETURN_IF_ERROR(log_->Append(term_.load(std::memory_order_relaxed), index, batch_));
   if (batch_.capacity() > kGroupBytesMax) std::string().swap(batch_);
   if (!options_.sync) return {};
@@ -285,9 +323,11 @@ Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
 void Db::ApplyGroup(const std::vector<Waiter*>& group, uint64_t index) {
   {
     const auto lock = store_.WriteLock();
+    applying_ = true;
     for (Waiter* member : group) {
       for (size_t i = 0; i < member->commands.size(); ++i) {
         CommandResult& result = member->results[i];
+        result.response.clear();
         result.code = store_.Apply(member->commands[i].tag, member->commands[i].payload, &result.response);
         result.revision = store_.revision();
         if (result.code != Code::kOk) result.response.clear();
@@ -295,9 +335,12 @@ void Db::ApplyGroup(const std::vector<Waiter*>& group, uint64_t index) {
       commands_.fetch_add(member->commands.size(), std::memory_order_relaxed);
     }
     applied_index_.store(index, std::memory_order_release);
+    applying_ = false;
   }
   batches_.fetch_add(1, std::memory_order_relaxed);
-  hub_.Sweep(store_.revision());
+  const int64_t revision = store_.revision();
+  hub_.Sweep(revision);
+  swept_.store(revision, std::memory_order_release);
 }
 
 // -- the rest
@@ -312,10 +355,8 @@ std::string Db::ReadMeta() const {
 }
 
 Status Db::WriteMeta(std::string_view meta) {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    FASTKV_RETURN_IF_ERROR(Writable());
-  }
+  const LogUse use(this);
+  FASTKV_RETURN_IF_ERROR(use.status());
   if (log_ != nullptr) {
     FASTKV_RETURN_IF_ERROR(log_->AppendMeta(meta));
     if (Status status = log_->Sync(); !status.ok()) {
@@ -329,10 +370,8 @@ Status Db::WriteMeta(std::string_view meta) {
 }
 
 Status Db::Sync() {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    FASTKV_RETURN_IF_ERROR(Writable());
-  }
+  const LogUse use(this);
+  FASTKV_RETURN_IF_ERROR(use.status());
   if (log_ == nullptr) return {};
   Status status = log_->Sync();
   if (!status.ok()) Poison(status.message());
@@ -341,14 +380,14 @@ Status Db::Sync() {
 
 bool Db::CompactStep(size_t revisions_max) {
   const auto lock = store_.WriteLock();
+  if (applying_) return true;
+  if (swept_.load(std::memory_order_acquire) < store_.compact_revision()) return false;
   return store_.CompactStep(revisions_max);
 }
 
 Status Db::Checkpoint(uint64_t* index) {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    FASTKV_RETURN_IF_ERROR(Writable());
-  }
+  const LogUse use(this);
+  FASTKV_RETURN_IF_ERROR(use.status());
   return WriteCheckpoint(index);
 }
 
@@ -362,6 +401,7 @@ Status Db::WriteCheckpoint(uint64_t* index) {
   Store::Picture picture;
   {
     const auto lock = store_.WriteLock();
+    if (applying_) return {Code::kPoisoned, "the state in memory is half changed"};
     picture = store_.TakePicture();
     head.index = applied_index_.load();
   }
@@ -415,7 +455,7 @@ Status Db::WriteCheckpoint(uint64_t* index) {
 void Db::MaybeStartCheckpoint() {
   if (log_ == nullptr) return;
   // Looked at every so often: BytesSince takes the log's lock.
-  if (batches_.load(std::memory_order_relaxed) % 64 != 0 && batch_.size() < (64 << 10)) return;
+  if (batches_.load(std::memory_order_relaxed) % 64 != 0 && batch_bytes_ < (64 << 10)) return;
   const uint64_t wanted_at = std::max(options_.checkpoint_bytes, checkpoint_size_.load(std::memory_order_relaxed));
   if (log_->BytesSince(checkpoint_index_.load(std::memory_order_relaxed)) < wanted_at) return;
   {
@@ -433,10 +473,16 @@ void Db::BackgroundLoop() {
     if (stopping_) return;
     lock.unlock();
     uint64_t index = 0;
-    if (Status status = WriteCheckpoint(&index); !status.ok()) {
-      // Nothing is lost: the log is still whole. It is tried again when the log has grown further.
-      Log_("checkpoint not written: " + status.message());
+    Status status;
+    try {
+      status = WriteCheckpoint(&index);
+    } catch (const InvariantBroken& broken) {
+      status = Broken(broken.what());
+    } catch (const std::bad_alloc&) {
+      status = {Code::kIoError, "out of memory"};
     }
+    // Nothing is lost: the log is still whole. It is tried again when the log has grown further.
+    if (!status.ok()) Log_("checkpoint not written: " + status.message());
     lock.lock();
     checkpoint_wanted_ = false;
   }
@@ -446,7 +492,7 @@ Status Db::Close() {
   {
     std::unique_lock lock(queue_mutex_);
     if (closed_.exchange(true)) return {};
-    idle_.wait(lock, [this] { return !leading_ && queue_.empty(); });
+    idle_.wait(lock, [this] { return !leading_ && queue_.empty() && log_users_ == 0; });
   }
   {
     const std::lock_guard lock(background_mutex_);
@@ -481,7 +527,8 @@ Db::Stats Db::GetStats() const {
   stats.applied_index = applied_index();
   stats.term = term();
   stats.watchers = hub_.size();
-  if (log_ != nullptr) {
+  const std::lock_guard lock(queue_mutex_);  // Close takes the log away
+  if (log_ != nullptr && !closed()) {
     stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
     stats.syncs = log_->counters().syncs;
   }

@@ -67,6 +67,10 @@ class Db {
   Status CommitOne(uint64_t tag, std::string_view payload, CommandResult* result);
   Status Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result);
 
+  Code ReadTxn(std::string_view request, bool* reads_only, std::string* response) {
+    return store_.ReadTxn(request, options_.limits, reads_only, response);
+  }
+
   void SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term);
   std::string ReadMeta() const;
   Status WriteMeta(std::string_view meta);
@@ -88,6 +92,7 @@ class Db {
 
  private:
   struct Waiter;
+  class LogUse;
 
   Db(std::string path, DbOptions options);
   Status Recover();
@@ -97,6 +102,7 @@ class Db {
 
   Status CommitChecked(Waiter* waiter);
   void Lead(const std::vector<Waiter*>& group);
+  Status Broken(const char* reason);
   Status WriteBatch(const std::vector<Waiter*>& group, uint64_t index);
   void ApplyGroup(const std::vector<Waiter*>& group, uint64_t index);
   void Poison(const std::string& reason);
@@ -115,14 +121,18 @@ class Db {
   Store store_;
   WatchHub hub_{&store_};
 
-  mutable std::mutex queue_mutex_;  // queue_, leading_, poisoned_
+  mutable std::mutex queue_mutex_;  // queue_, leading_, log_users_, poisoned_
   std::deque<Waiter*> queue_;
   bool leading_ = false;
+  int log_users_ = 0;  // calls beside the leader's that use log_
   std::condition_variable idle_;
   std::string poisoned_;
 
   // The leader's (one at a time).
   std::string batch_;
+  size_t batch_bytes_ = 0;
+  bool applying_ = false;  // the store's write lock guards it; it stays true if Apply throws: the state is half changed
+  std::atomic<int64_t> swept_{0};  // watchers have been matched up to here: what they may still need is not removed
   std::atomic<uint64_t> applied_index_{0}, term_{1};
   std::atomic<uint64_t> batches_{0}, commands_{0};
   std::atomic<bool> closed_{false};

@@ -23,8 +23,9 @@ std::string WithRightChecksums(std::string bytes, uint64_t sequence, uint32_t* l
   StoreU64(bytes.data() + 8, sequence);
   StoreU64(bytes.data() + 16, sequence == 1 ? 1 : LoadU64(bytes.data() + 16) % 8);
   StoreU64(bytes.data() + 24, *number);
-  StoreU32(bytes.data() + 32, *last_crc);
-  StoreU32(bytes.data() + 36, Crc32c(std::string_view(bytes).substr(0, 36)));
+  StoreU32(bytes.data() + 40, *last_crc);
+  StoreU32(bytes.data() + 44, Crc32c(std::string_view(bytes).substr(0, 44)));
+  const uint32_t seed = RecordSeed(LoadU64(bytes.data() + 32));
   uint64_t at = kSegmentHeaderBytes;
   while (bytes.size() - at >= kRecordHeaderBytes) {
     char* record = bytes.data() + at;
@@ -40,7 +41,7 @@ std::string WithRightChecksums(std::string bytes, uint64_t sequence, uint32_t* l
     StoreU32(record + 12, static_cast<uint8_t>(record[12]) % 7);
     StoreU64(record + 16, *number += 1);
     StoreU64(record + 24, LoadU64(record + 24) % *number);
-    *last_crc = Crc32c({record + 4, kRecordHeaderBytes - 4 + length});
+    *last_crc = Crc32cExtend(seed, {record + 4, kRecordHeaderBytes - 4 + length});
     StoreU32(record, *last_crc);
     at += RecordBytes(length);
     if (at > bytes.size()) break;

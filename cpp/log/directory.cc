@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::string_view kMarker = "FASTKV";
 constexpr std::string_view kMarkerPrefix = "fastkv ";
-// What a creation that did not finish may have left.
-constexpr std::array<std::string_view, 4> kUnfinished = {"FASTKV.tmp", "LOCK", "checkpoint", "log"};
+// What a creation that did not finish may have left, and what a new file system holds.
+constexpr std::array<std::string_view, 5> kUnfinished = {"FASTKV.tmp", "LOCK", "checkpoint", "log", "lost+found"};
 
 Status Foreign(const std::string& path, const std::string& what) { return {Code::kFormat, path + " " + what}; }
 

@@ -8,6 +8,7 @@
 namespace fastkv {
 namespace {
 constexpr std::string_view kMagic("fkvlog\0\1", 8);
+constexpr size_t kHeaderCrcAt = kSegmentHeaderBytes - 4;
 }
 
 void EncodeSegmentHeader(const SegmentHeader& header, char out[kSegmentHeaderBytes]) {
@@ -15,20 +16,28 @@ void EncodeSegmentHeader(const SegmentHeader& header, char out[kSegmentHeaderByt
   StoreU64(out + 8, header.sequence);
   StoreU64(out + 16, header.first_index);
   StoreU64(out + 24, header.last_number);
-  StoreU32(out + 32, header.last_crc);
-  StoreU32(out + 36, Crc32c({out, 36}));
+  StoreU64(out + 32, header.salt);
+  StoreU32(out + 40, header.last_crc);
+  StoreU32(out + kHeaderCrcAt, Crc32c({out, kHeaderCrcAt}));
 }
 
 std::optional<SegmentHeader> DecodeSegmentHeader(std::string_view segment) {
   if (segment.size() < kSegmentHeaderBytes || !segment.starts_with(kMagic)) return std::nullopt;
-  if (LoadU32(segment.data() + 36) != Crc32c(segment.substr(0, 36))) return std::nullopt;
+  if (LoadU32(segment.data() + kHeaderCrcAt) != Crc32c(segment.substr(0, kHeaderCrcAt))) return std::nullopt;
   SegmentHeader header;
   header.sequence = LoadU64(segment.data() + 8);
   header.first_index = LoadU64(segment.data() + 16);
   header.last_number = LoadU64(segment.data() + 24);
-  header.last_crc = LoadU32(segment.data() + 32);
+  header.salt = LoadU64(segment.data() + 32);
+  header.last_crc = LoadU32(segment.data() + 40);
   if (header.first_index == 0 || header.first_index > kIndexMax) return std::nullopt;
   return header;
+}
+
+uint32_t RecordSeed(uint64_t salt) {
+  char bytes[8];
+  StoreU64(bytes, salt);
+  return Crc32c({bytes, sizeof bytes});
 }
 
 void EncodeRecordHeader(const RecordView& record, uint64_t payload_length, char out[kRecordHeaderBytes]) {
@@ -60,11 +69,11 @@ std::optional<RecordView> DecodeRecordHeader(std::string_view segment, uint64_t 
   return record;
 }
 
-std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset) {
+std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset, uint32_t seed) {
   auto record = DecodeRecordHeader(segment, offset);
   if (!record) return std::nullopt;
   const std::string_view covered = segment.substr(offset + 4, kRecordHeaderBytes - 4 + record->payload.size());
-  if (Crc32c(covered) != record->crc) return std::nullopt;
+  if (Crc32cExtend(seed, covered) != record->crc) return std::nullopt;
   return record;
 }
 

@@ -1,9 +1,12 @@
 // The bytes of a log segment (docs/format.md, "Log segment"): encode, decode, verify. No files here.
 //
 //   segment := header record* zeros
-//   header  := magic sequence:u64 first_index:u64 last_number:u64 last_crc:u32 crc:u32                      (40 bytes)
+//   header  := magic sequence:u64 first_index:u64 last_number:u64 salt:u64 last_crc:u32 crc:u32             (48 bytes)
 //   record  := crc:u32 prev:u32 length:u32 type:u8 zero:u8[3] number:u64 durable:u64 payload[length] pad    (32 +
 //   length)
+//
+// A record's crc is seeded with its segment's salt, which no client knows: what looks like a record inside a value never
+// verifies. A `seed` is RecordSeed(salt).
 //
 // Invariants of a good record: crc verifies; durable < number. In its place: number and prev continue the chain.
 // Thread safety: pure functions.
@@ -16,7 +19,7 @@
 
 namespace fastkv {
 
-inline constexpr size_t kSegmentHeaderBytes = 40;
+inline constexpr size_t kSegmentHeaderBytes = 48;
 inline constexpr size_t kRecordHeaderBytes = 32;
 inline constexpr size_t kEntryPrefixBytes = 16;  // term, index
 inline constexpr uint64_t kRecordPayloadBytesMax = UINT32_MAX;
@@ -29,6 +32,7 @@ struct SegmentHeader {
   uint64_t first_index = 0;
   uint64_t last_number = 0;
   uint32_t last_crc = 0;
+  uint64_t salt = 0;
 };
 
 struct RecordView {
@@ -61,10 +65,13 @@ constexpr uint64_t RecordBytes(uint64_t payload_length) {
 void EncodeSegmentHeader(const SegmentHeader& header, char out[kSegmentHeaderBytes]);
 std::optional<SegmentHeader> DecodeSegmentHeader(std::string_view segment);
 
+// The crc of a record that has covered nothing but the salt yet.
+uint32_t RecordSeed(uint64_t salt);
+
 // The record that begins at segment[offset], if one verifies by its own crc there. DecodeRecordHeader leaves the crc
 // unchecked: for records that were verified before, and to tell cheaply where none can be.
 std::optional<RecordView> DecodeRecordHeader(std::string_view segment, uint64_t offset);
-std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset);
+std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset, uint32_t seed);
 
 // crc as it stands in `record`; the payload is not looked at.
 void EncodeRecordHeader(const RecordView& record, uint64_t payload_length, char out[kRecordHeaderBytes]);

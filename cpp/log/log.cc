@@ -137,7 +137,7 @@ Status Log::Impl::WriteRecord(Segment* segment, RecordType type, std::string_vie
   record.durable = durable_number;
   char header[kRecordHeaderBytes];
   EncodeRecordHeader(record, payload_length, header);
-  uint32_t crc = Crc32cExtend(Crc32c({header + 4, sizeof header - 4}), prefix);
+  uint32_t crc = Crc32cExtend(Crc32cExtend(segment->seed, {header + 4, sizeof header - 4}), prefix);
   for (const auto part : parts) crc = Crc32cExtend(crc, part);
   record.crc = crc;
   EncodeRecordHeader(record, payload_length, header);
@@ -198,12 +198,19 @@ Status Log::Impl::Rotate(uint64_t record_bytes) {
   segment->last_number = last_number;
   std::unique_ptr<WritableFile> file;
   FASTKV_RETURN_IF_ERROR(env->Create(segment->path, capacity, write_mode(), &file));
+  const uint64_t salt = env->Random64();
+  segment->seed = RecordSeed(salt);
   char header[kSegmentHeaderBytes];
-  EncodeSegmentHeader({segment->sequence, disk_next_index, last_number, last_crc}, header);
+  EncodeSegmentHeader({segment->sequence, disk_next_index, last_number, last_crc, salt}, header);
   if (const Status status = file->Write(0, {header, sizeof header}); !status.ok()) {
     file.reset();
     (void)env->Remove(segment->path).ok();  // what stays is replaced by the next try and removed by the next open
     return status;
+  }
+  // Before any record: without its salt a record proves nothing, so a header that is lost must have nothing behind it.
+  if (const Status status = file->Sync(); !status.ok()) {
+    Poison(status);
+    return poison;
   }
   segment->end = sizeof header;
   segment->file = std::move(file);

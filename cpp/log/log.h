@@ -4,8 +4,8 @@
 //   thread A:  Append(batch n) ............ Append(batch n+1) ...     a copy into the current segment
 //   thread B:        Sync() ---- fdatasync ----> durable: n           runs beside the next Append; callers share one
 //
-//   segments:  |meta hs e1 e2 e3 ...|meta hs e900 ...|meta hs e2100 ... zeros|      each opens with the newest meta and
-//               sealed, synced        sealed           current                        hard state, so older ones can go
+//   segments:  |meta e1 hs e2 e3 ...|e900 ...         |hs e2100 ... zeros|    DropBefore writes the newest meta and hard
+//               sealed, synced        sealed, to sync  current              state again before their segment goes
 //
 // Invariants:
 // - what Append returned OK for is seen by the next Open after the death of this process; after the death of the

@@ -29,6 +29,7 @@ struct Log::Impl {
     uint64_t dirty_until = 0;
     uint64_t base = 0;                     // bytes of all segments before it that this process has seen
     uint64_t last_number = 0;              // of the last record in it (or before it, if it has none)
+    uint32_t seed = 0;                     // of its records' crcs
     std::shared_ptr<WritableFile> file;    // null: sealed and synced, or no room to write
     std::shared_ptr<ReadableFile> reader;  // opened by the first Read
   };

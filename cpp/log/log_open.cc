@@ -175,6 +175,7 @@ Status Log::Impl::OpenFiles(const LogScan& scan) {
     segment->capacity = found.used_bytes % 8 == 0 ? found.file_bytes : found.used_bytes;
     segment->end = found.used_bytes;
     segment->base = position();
+    segment->seed = RecordSeed(found.header.salt);
     segment->last_number = current ? last_number : scan.segments[i + 1].header.last_number;
     if (current || segment->last_number > durable_number) {
       std::unique_ptr<WritableFile> file;

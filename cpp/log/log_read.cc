@@ -17,6 +17,7 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
     std::string path;
     uint64_t next = index;
     uint64_t end = 0;
+    uint32_t seed = 0;
     offsets.clear();
     {
       const std::lock_guard guard(log.mu);
@@ -38,6 +39,7 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
         }
         reader = segment.reader;
         segment_end = segment.end;
+        seed = segment.seed;
       }
       while (log.table.Holds(next)) {
         const EntryTable::Place place = log.table.Find(next);
@@ -56,6 +58,14 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
       FileInfo info;
       FASTKV_RETURN_IF_ERROR(log.env->Stat(path, &info));
       end = std::min(end, info.size);
+      char bytes[kSegmentHeaderBytes];
+      size_t got;
+      FASTKV_RETURN_IF_ERROR(reader->Read(0, sizeof bytes, bytes, &got));
+      const auto header = DecodeSegmentHeader({bytes, got});
+      if (!header) {
+        return {Code::kCorrupt, path + ": the segment header at offset 0 is damaged; `fastkv check` shows what is left"};
+      }
+      seed = RecordSeed(header->salt);
     }
     const uint64_t begin = offsets.front();
     if (taken > 0 && taken + (end - begin) > bytes_max) return {};
@@ -63,7 +73,7 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
     size_t got;
     FASTKV_RETURN_IF_ERROR(reader->Read(begin, chunk.size(), chunk.data(), &got));
     for (const uint64_t offset : offsets) {
-      const auto record = DecodeRecord(std::string_view(chunk).substr(0, got), offset - begin);
+      const auto record = DecodeRecord(std::string_view(chunk).substr(0, got), offset - begin, seed);
       const auto entry = record ? DecodeEntry(record->payload) : std::nullopt;
       if (!entry || entry->index != index) {
         return {Code::kCorrupt, path + ": the record at offset " + std::to_string(offset) + " (entry " +

@@ -26,15 +26,15 @@ uint64_t EndOfNonZero(std::string_view bytes, uint64_t from) {
   return std::max(end, from);
 }
 
-// crc of any range of a file in about a microsecond, so that hostile bytes full of things that look like record headers
+// The record crc of any range of a segment in about a microsecond, so that hostile bytes full of things that look like record headers
 // cannot make the search below quadratic.
 class RangeCrc {
  public:
-  explicit RangeCrc(std::string_view bytes) : bytes_(bytes), prefixes_{0} {}
+  RangeCrc(std::string_view bytes, uint32_t seed) : bytes_(bytes), seed_(seed), prefixes_{0} {}
 
   uint32_t operator()(uint64_t from, uint64_t to) {
-    if (to - from <= 2 * kPrefixStepBytes) return Crc32c(bytes_.substr(from, to - from));
-    return Crc32cCombine(Prefix(from), Prefix(to), to - from);
+    if (to - from <= 2 * kPrefixStepBytes) return Crc32cExtend(seed_, bytes_.substr(from, to - from));
+    return Crc32cCombine(seed_ ^ Prefix(from), Prefix(to), to - from);  // takes one away, puts the other in its place
   }
 
  private:
@@ -48,6 +48,7 @@ class RangeCrc {
   }
 
   const std::string_view bytes_;
+  const uint32_t seed_;
   std::vector<uint32_t> prefixes_;  // [k]: crc of the first k steps
 };
 
@@ -57,8 +58,8 @@ struct Evidence {
 };
 
 // A record that was written when record `number` was known to be synced already.
-std::optional<Evidence> FindEvidence(std::string_view bytes, uint64_t from, uint64_t number) {
-  RangeCrc crc(bytes);
+std::optional<Evidence> FindEvidence(std::string_view bytes, uint32_t seed, uint64_t from, uint64_t number) {
+  RangeCrc crc(bytes, seed);
   for (uint64_t at = from; bytes.size() - at >= kRecordHeaderBytes; at += 8) {
     const auto record = DecodeRecordHeader(bytes, at);
     if (!record || record->number <= number || record->durable < number) continue;
@@ -121,7 +122,8 @@ class Scanner {
     scan_->segments.push_back(file);
     const auto set_used = [&] { scan_->segments.back().used_bytes = file.used_bytes = std::min(offset, bytes.size()); };
     set_used();
-    while (const auto record = DecodeRecord(bytes, offset)) {
+    const uint32_t seed = RecordSeed(header.salt);
+    while (const auto record = DecodeRecord(bytes, offset, seed)) {
       if (record->number != scan_->last_number + 1 || record->prev != scan_->last_crc) break;
       FASTKV_RETURN_IF_ERROR(visit_(*record, {scan_->segments.size() - 1, offset}));
       offset += RecordBytes(record->payload.size());
@@ -150,14 +152,21 @@ class Scanner {
       const std::string_view bytes = view->bytes();
       const bool last_good = !nothing_good && k == i - 1;
       const uint64_t from = last_good ? where_offset : 0;
-      if (const auto evidence = FindEvidence(bytes, from, number)) {
+      const uint64_t end = EndOfNonZero(bytes, from);
+      const auto header = DecodeSegmentHeader(bytes);
+      if (!header && end > kSegmentHeaderBytes) {
+        return {Code::kCorrupt, files_[k].path +
+                                    ": the segment header at offset 0 is damaged: it was synced before anything was "
+                                    "written behind it; `fastkv check` shows what is left"};
+      }
+      const auto evidence = header ? FindEvidence(bytes, RecordSeed(header->salt), from, number) : std::nullopt;
+      if (evidence) {
         return {Code::kCorrupt, where + ": record " + std::to_string(number) + " at offset " +
                                     std::to_string(where_offset) + " is damaged: it was synced before record " +
                                     std::to_string(evidence->number) + " (" + files_[k].path + " offset " +
                                     std::to_string(evidence->offset) +
                                     ") was written; `fastkv check` shows what is left"};
       }
-      const uint64_t end = EndOfNonZero(bytes, from);
       scan_->torn_bytes += end - from;
       if (last_good) {
         scan_->zero_until = end;

@@ -1,7 +1,6 @@
 #include "mvcc/btree.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -14,9 +13,9 @@ namespace fastkv {
 struct BTree::Separator {
   uint32_t length;
   std::string_view key() const { return {reinterpret_cast<const char*>(this + 1), length}; }
-  static Separator* New(std::string_view key) {
-    auto* separator = static_cast<Separator*>(std::malloc(sizeof(Separator) + key.size()));
-    if (separator == nullptr) throw std::bad_alloc();
+  size_t bytes() const { return sizeof(Separator) + length; }
+  static Separator* New(std::string_view key, SlabPool* pool) {
+    auto* separator = static_cast<Separator*>(pool->Allocate(sizeof(Separator) + key.size()));
     separator->length = static_cast<uint32_t>(key.size());
     std::memcpy(separator + 1, key.data(), key.size());
     return separator;
@@ -31,8 +30,6 @@ struct BTree::Inner : Node {
 };
 
 namespace {
-
-void FreeMemory(void* memory, void*) { std::free(memory); }
 
 // A whole leaf or an inner node's keys at once: their cache lines arrive together instead of one a comparison.
 void PrefetchLines(const void* memory, size_t bytes) {
@@ -115,35 +112,8 @@ bool Live(const Record* record) { return !record->tombstone(); }
 
 // -- nodes
 
-BTree::LeafPool::~LeafPool() {
-  for (const auto& leaves : free_) {
-    for (void* leaf : leaves) std::free(leaf);
-  }
-}
-
-void* BTree::LeafPool::Take(int count) {
-  auto& leaves = free_[static_cast<size_t>(count)];
-  if (!leaves.empty()) {
-    void* leaf = leaves.back();
-    leaves.pop_back();
-    return leaf;
-  }
-  void* leaf = std::malloc(Leaf::Bytes(count));
-  if (leaf == nullptr) throw std::bad_alloc();
-  return leaf;
-}
-
-void BTree::LeafPool::Give(void* leaf, int count) {
-  auto& leaves = free_[static_cast<size_t>(count)];
-  if (leaves.size() < kKept) {
-    leaves.push_back(leaf);
-  } else {
-    std::free(leaf);
-  }
-}
-
 BTree::Leaf* BTree::NewLeaf(int count, uint32_t prefix_length) {
-  auto* leaf = new (pool_.Take(count)) Leaf;
+  auto* leaf = new (pool_->Allocate(Leaf::Bytes(count))) Leaf;
   leaf->count = static_cast<uint16_t>(count);
   leaf->is_leaf = true;
   leaf->prefix_length = prefix_length;
@@ -155,9 +125,7 @@ BTree::Leaf* BTree::NewLeaf(int count, uint32_t prefix_length) {
 }
 
 BTree::Inner* BTree::NewInner(int children, uint32_t prefix_length) {
-  void* memory = std::malloc(sizeof(Inner));
-  if (memory == nullptr) throw std::bad_alloc();
-  auto* inner = new (memory) Inner;
+  auto* inner = new (pool_->Allocate(sizeof(Inner))) Inner;
   inner->count = static_cast<uint16_t>(children - 1);
   inner->is_leaf = false;
   inner->prefix_length = prefix_length;
@@ -166,15 +134,24 @@ BTree::Inner* BTree::NewInner(int children, uint32_t prefix_length) {
 }
 
 void BTree::RetireNode(Node* node) {
-  if (node->is_leaf) {
-    memory_bytes_.fetch_sub(Leaf::Bytes(node->count), std::memory_order_relaxed);
-    retired_->Add(
-        node, [](void* leaf, void* pool) { static_cast<LeafPool*>(pool)->Give(leaf, static_cast<Leaf*>(leaf)->count); },
-        &pool_);
-  } else {
-    memory_bytes_.fetch_sub(sizeof(Inner), std::memory_order_relaxed);
-    retired_->Add(node, FreeMemory);
-  }
+  const size_t bytes = node->is_leaf ? Leaf::Bytes(node->count) : sizeof(Inner);
+  memory_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  retired_->Add(
+      node,
+      [](void* memory, void* pool) {
+        const auto* freed = static_cast<Node*>(memory);
+        static_cast<SlabPool*>(pool)->Free(memory, freed->is_leaf ? Leaf::Bytes(freed->count) : sizeof(Inner));
+      },
+      pool_);
+}
+
+void BTree::RetireSeparator(Separator* separator) {
+  retired_->Add(
+      separator,
+      [](void* memory, void* pool) {
+        static_cast<SlabPool*>(pool)->Free(memory, static_cast<Separator*>(memory)->bytes());
+      },
+      pool_);
 }
 
 uint32_t BTree::LeafPrefix(const Leaf* leaf) {
@@ -193,32 +170,6 @@ uint32_t BTree::InnerPrefix(const Inner* inner) {
 
 void BTree::FillHeads(Inner* inner) {
   for (int i = 0; i < inner->count; ++i) inner->heads[i] = Head(inner->separators[i]->key(), inner->prefix_length);
-}
-
-BTree::~BTree() {
-  retired_->Drain();  // leaves go back to the pool, which goes with the tree
-  std::vector<Node*> todo;
-  if (Node* root = root_.load(); root != nullptr) todo.push_back(root);
-  while (!todo.empty()) {
-    Node* node = todo.back();
-    todo.pop_back();
-    if (node->is_leaf) {
-      auto* leaf = static_cast<Leaf*>(node);
-      for (int i = 0; i < leaf->count; ++i) {
-        Record* record = leaf->slots()[i].load();
-        while (record != nullptr) {
-          Record* older = record->older();
-          Record::Delete(record);
-          record = older;
-        }
-      }
-    } else {
-      auto* inner = static_cast<Inner*>(node);
-      for (int i = 0; i < inner->count; ++i) std::free(inner->separators[i]);
-      for (int i = 0; i <= inner->count; ++i) todo.push_back(inner->children[i].load());
-    }
-    std::free(node);
-  }
 }
 
 // -- reading
@@ -414,7 +365,7 @@ void BTree::Install(const Place& place, Record* newest) {
     Leaf* right = build(middle, count + 1);
     const std::string_view first = right->at(0)->key();
     const uint32_t shared = CommonPrefix(left->at(left->count - 1)->key(), first);
-    InsertChild(cursor, cursor.height_, left, Separator::New(first.substr(0, shared + 1)), right);
+    InsertChild(cursor, cursor.height_, left, Separator::New(first.substr(0, shared + 1), pool_), right);
   }
   RetireNode(leaf);
 }
@@ -506,7 +457,7 @@ void BTree::RemoveChild(const Cursor& path, int level) {
   Inner* old = step.node;
   if (old->count == 1) {  // one child would be left: it takes the parent's place
     ReplaceChild(path, level - 1, old->children[1 - step.child].load(std::memory_order_relaxed));
-    retired_->Add(old->separators[0], FreeMemory);
+    RetireSeparator(old->separators[0]);
     RetireNode(old);
     return;
   }
@@ -520,7 +471,7 @@ void BTree::RemoveChild(const Cursor& path, int level) {
   made->prefix_length = InnerPrefix(made);
   FillHeads(made);
   ReplaceChild(path, level - 1, made);
-  retired_->Add(old->separators[lost], FreeMemory);
+  RetireSeparator(old->separators[lost]);
   RetireNode(old);
 }
 
@@ -563,7 +514,7 @@ void BTree::BulkLoad(const std::vector<Record*>& newest) {
         inner->children[i - from].store(nodes[i], std::memory_order_relaxed);
         if (i > from) {
           const uint32_t shared = CommonPrefix(highs[i - 1], lows[i]);
-          inner->separators[i - from - 1] = Separator::New(lows[i].substr(0, shared + 1));
+          inner->separators[i - from - 1] = Separator::New(lows[i].substr(0, shared + 1), pool_);
         }
       }
       inner->prefix_length = InnerPrefix(inner);

@@ -24,6 +24,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/slab.h"
 #include "mvcc/epoch.h"
 #include "mvcc/record.h"
 
@@ -64,8 +65,8 @@ class BTree {
     void DescendTo(Node* node, bool leftmost);
   };
 
-  explicit BTree(Retired* retired) : retired_(retired) {}
-  ~BTree();
+  // Both outlive the tree. Its nodes and separators go with the pool, without a walk.
+  BTree(Retired* retired, SlabPool* pool) : retired_(retired), pool_(pool) {}
   BTree(const BTree&) = delete;
   BTree& operator=(const BTree&) = delete;
 
@@ -95,21 +96,10 @@ class BTree {
  private:
   struct Separator;
 
-  // Freed leaves by size, for the next copy: general-purpose allocators are slow with such sizes at such a rate.
-  class LeafPool {
-   public:
-    ~LeafPool();
-    void* Take(int count);
-    void Give(void* leaf, int count);
-
-   private:
-    static constexpr size_t kKept = 128;  // of each size
-    std::array<std::vector<void*>, kLeafMax + 1> free_;
-  };
-
   Leaf* NewLeaf(int count, uint32_t prefix_length);
   Inner* NewInner(int children, uint32_t prefix_length);
   void RetireNode(Node* node);
+  void RetireSeparator(Separator* separator);
   void ReplaceChild(const Cursor& path, int level, Node* with);
   void InsertChild(const Cursor& path, int level, Node* left, Separator* separator, Node* right);
   void RemoveChild(const Cursor& path, int level);
@@ -121,7 +111,7 @@ class BTree {
   void CheckNode(const Node* node, std::string_view low, const Record** previous, std::vector<std::string>* problems) const;
 
   Retired* retired_;
-  LeafPool pool_;
+  SlabPool* const pool_;
   std::atomic<Node*> root_{nullptr};
   std::atomic<uint64_t> keys_{0}, memory_bytes_{0};
 

@@ -38,7 +38,7 @@ class Retired {
     void* memory;
     Deleter deleter;
     void* context;
-    uint64_t epoch;
+    uint64_t epoch;  // 0: added since the last Reclaim
   };
   std::deque<Item> items_;
 };

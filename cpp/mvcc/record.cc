@@ -47,10 +47,12 @@ char* PutBytesField(char* to, char tag, std::string_view bytes) {
 
 }  // namespace
 
-Record* Record::Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, Record* older, int64_t compacted) {
+Record* Record::Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, Record* older, int64_t compacted,
+                         SlabPool* pool) {
   const uint32_t depth = older == nullptr ? 0 : older->depth_ + 1;
   const size_t before = HasSkip(depth) ? sizeof(Skip) : 0;
-  char* memory = static_cast<char*>(std::malloc(before + sizeof(Record) + kv_length));
+  const size_t bytes = before + sizeof(Record) + kv_length;
+  char* memory = static_cast<char*>(pool == nullptr ? std::malloc(bytes) : pool->Allocate(bytes));
   if (memory == nullptr) throw std::bad_alloc();
   auto* record = new (memory + before) Record;
   record->main_ = main;
@@ -74,13 +76,13 @@ Record* Record::Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, R
   return record;
 }
 
-Record* Record::NewPut(const KeyValue& kv, uint32_t sub, Record* older, int64_t compacted) {
+Record* Record::NewPut(const KeyValue& kv, uint32_t sub, Record* older, int64_t compacted, SlabPool* pool) {
   const size_t fixed = BytesFieldSize(kv.key.size()) + NumberFieldSize(kv.create_revision) +
                        NumberFieldSize(kv.mod_revision) + NumberFieldSize(kv.version);
   const size_t length = fixed + BytesFieldSize(kv.value.size()) + NumberFieldSize(kv.lease);
   FASTKV_CHECK(length < UINT32_MAX && sub < kLeased);
   Record* record = Allocate(static_cast<uint32_t>(length), kv.mod_revision, sub | (kv.lease != 0 ? kLeased : 0), older,
-                            compacted);
+                            compacted, pool);
   char* to = record->data();
   to = PutBytesField(to, kKeyTag, kv.key);
   to = PutNumberField(to, kCreateTag, kv.create_revision);
@@ -92,37 +94,41 @@ Record* Record::NewPut(const KeyValue& kv, uint32_t sub, Record* older, int64_t 
   return record;
 }
 
-Record* Record::NewTombstone(std::string_view key, int64_t main, uint32_t sub, Record* older, int64_t compacted) {
+Record* Record::NewTombstone(std::string_view key, int64_t main, uint32_t sub, Record* older, int64_t compacted,
+                             SlabPool* pool) {
   FASTKV_CHECK(sub < kLeased);
   const size_t length = BytesFieldSize(key.size()) + NumberFieldSize(main);
-  Record* record = Allocate(static_cast<uint32_t>(length), main, sub | kTombstone, older, compacted);
+  Record* record = Allocate(static_cast<uint32_t>(length), main, sub | kTombstone, older, compacted, pool);
   char* to = PutBytesField(record->data(), kKeyTag, key);
   PutNumberField(to, kModTag, main);
   record->value_offset_ = static_cast<uint32_t>(length);
   return record;
 }
 
-Record* Record::NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older) {
+Record* Record::NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older,
+                           SlabPool* pool) {
   KeyValueMessage message;
   if (!message.Parse(encoded) || message.key.empty() || message.mod_revision != main || sub >= kLeased) return nullptr;
   const KeyValue kv{message.key, message.value, message.create_revision, main, message.version, message.lease};
   // The history below is being loaded oldest first: nothing of it can be freed meanwhile.
-  Record* record = tombstone ? NewTombstone(kv.key, main, sub, older, -1) : NewPut(kv, sub, older, -1);
+  Record* record = tombstone ? NewTombstone(kv.key, main, sub, older, -1, pool) : NewPut(kv, sub, older, -1, pool);
   if (record->encoded() != encoded) {
-    Delete(record);
+    Delete(record, pool);
     return nullptr;
   }
   return record;
 }
 
-void Record::Delete(Record* record) {
-  std::free(record->has_skip() ? static_cast<void*>(reinterpret_cast<Skip*>(record) - 1) : record);
+void Record::Delete(Record* record, SlabPool* pool) {
+  void* memory = record->has_skip() ? static_cast<void*>(reinterpret_cast<Skip*>(record) - 1) : record;
+  if (pool == nullptr) {
+    std::free(memory);
+  } else {
+    pool->Free(memory, record->bytes());
+  }
 }
 
-uint64_t Record::AllocatedBytes(const Record* record) {
-  const uint64_t asked = (record->has_skip() ? sizeof(Skip) : 0) + sizeof(Record) + record->kv_length_;
-  return (asked + 8 + 15) / 16 * 16;  // what a malloc of 16-byte granules with an 8-byte header takes
-}
+uint64_t Record::AllocatedBytes(const Record* record) { return SlabPool::TakenBytes(record->bytes()); }
 
 std::string_view Record::key() const {
   const char* from = data() + 1;

@@ -17,6 +17,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/slab.h"
+
 namespace fastkv {
 
 class Record {
@@ -27,11 +29,14 @@ class Record {
   };
 
   // `compacted`: the compact revision; records of `older`'s history at or below it may be freed at any time.
-  static Record* NewPut(const KeyValue& kv, uint32_t sub, Record* older, int64_t compacted);
-  static Record* NewTombstone(std::string_view key, int64_t main, uint32_t sub, Record* older, int64_t compacted);
+  // `pool`: whence the memory (null: malloc); Delete wants the same.
+  static Record* NewPut(const KeyValue& kv, uint32_t sub, Record* older, int64_t compacted, SlabPool* pool = nullptr);
+  static Record* NewTombstone(std::string_view key, int64_t main, uint32_t sub, Record* older, int64_t compacted,
+                              SlabPool* pool = nullptr);
   // From bytes of a checkpoint; null if they are not the canonical KeyValue of a put or tombstone at `main`.
-  static Record* NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older);
-  static void Delete(Record* record);
+  static Record* NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older,
+                            SlabPool* pool = nullptr);
+  static void Delete(Record* record, SlabPool* pool = nullptr);
   static uint64_t AllocatedBytes(const Record* record);
 
   int64_t main() const { return main_; }
@@ -61,7 +66,9 @@ class Record {
   static constexpr uint32_t kTombstone = 1u << 31, kLeased = 1u << 30, kSubMask = kLeased - 1;
 
   Record() = default;
-  static Record* Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, Record* older, int64_t compacted);
+  static Record* Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, Record* older, int64_t compacted,
+                          SlabPool* pool);
+  size_t bytes() const { return (has_skip() ? sizeof(Skip) : 0) + sizeof(Record) + kv_length_; }
   static bool HasSkip(uint32_t depth) { return depth != 0 && depth % 2 == 0; }
   bool has_skip() const { return HasSkip(depth_); }
   const Skip& skip() const { return *(reinterpret_cast<const Skip*>(this) - 1); }

@@ -82,6 +82,8 @@ class Store final : public EventSource {
   int64_t revision() const override { return revision_.load(std::memory_order_acquire); }
   int64_t compact_revision() const override { return compact_revision_.load(std::memory_order_acquire); }
   Code Range(std::string_view request, std::string* response) const;
+  // A TxnRequest with nothing but ranges in both branches, answered without changing anything; *reads_only = false: it has others.
+  Code ReadTxn(std::string_view request, const Limits& limits, bool* reads_only, std::string* response);
   // RangeStream: at most about bytes_max of kvs; *next is the request for the rest, "" at the end.
   Code RangeChunk(std::string_view request, size_t bytes_max, std::string* response, std::string* next) const;
   // What is visible of the key (null: nothing). REQUIRES: an EpochGuard, held until the record is no longer used.
@@ -136,7 +138,6 @@ class Store final : public EventSource {
   class Loader {
    public:
     explicit Loader(Store* store) : store_(store) {}
-    ~Loader();
     bool AddChains(std::string_view payload);
     bool Finish(const Picture& picture);
 
@@ -151,7 +152,6 @@ class Store final : public EventSource {
     std::vector<Record*> newest_, leased_;
     std::vector<Indexed> indexed_;
     uint64_t bytes_ = 0;
-    bool out_of_order_ = false;
   };
 
  private:
@@ -184,8 +184,9 @@ class Store final : public EventSource {
   void RetireRecord(Record* record);
 
   mutable std::mutex write_mutex_;
-  Retired retired_;  // declared first: outlives the indexes that retire into it
-  BTree tree_{&retired_};
+  SlabPool pool_;    // declared first: records, nodes and separators go with it, after
+  Retired retired_;  // what waits for readers to leave, after the indexes that retire into it
+  BTree tree_{&retired_, &pool_};
   RevisionIndex index_{&retired_};
   std::atomic<int64_t> revision_{1}, compact_revision_{-1};
   std::atomic<uint64_t> cluster_id_{0}, member_id_{0}, raft_term_{0};

@@ -60,7 +60,7 @@ int64_t Store::PutKey(Change* change, std::string_view key, std::string_view val
     if (old.lease != 0 && old.lease != lease) lessor_.Detach(old.lease, key);
   }
   if (lease != 0) lessor_.Attach(lease, key);
-  Record* record = Record::NewPut(kv, change->subs, place.newest, compact_revision());
+  Record* record = Record::NewPut(kv, change->subs, place.newest, compact_revision(), &pool_);
   ++change->subs;
   tree_.Install(place, record);
   index_.Append(record);
@@ -80,7 +80,7 @@ int64_t Store::DeleteKeys(Change* change, const KeyRange& range, std::string* pr
     if (newest->tombstone()) continue;
     if (prev_kvs != nullptr) AppendBytesAlways(prev_kvs, 3, newest->encoded());
     if (newest->leased()) lessor_.Detach(newest->Decode().lease, key);
-    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision());
+    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &pool_);
     ++change->subs;
     tree_.Install({cursor, newest}, tombstone);
     index_.Append(tombstone);
@@ -225,7 +225,9 @@ Store::Stats Store::GetStats() const {
 void Store::RetireRecord(Record* record) {
   records_.fetch_sub(1, std::memory_order_relaxed);
   record_bytes_.fetch_sub(Record::AllocatedBytes(record), std::memory_order_relaxed);
-  retired_.Add(record, [](void* memory, void*) { Record::Delete(static_cast<Record*>(memory)); });
+  retired_.Add(
+      record, [](void* memory, void* pool) { Record::Delete(static_cast<Record*>(memory), static_cast<SlabPool*>(pool)); },
+      &pool_);
 }
 
 }  // namespace fastkv

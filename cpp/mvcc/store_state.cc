@@ -108,28 +108,18 @@ bool Store::Loader::AddChains(std::string_view payload) {
                       main <= INT64_MAX && sub <= UINT32_MAX && flags <= kTombstoneFlag && kv.size() < UINT32_MAX;
       Record* record = !ok ? nullptr
                            : Record::NewEncoded(kv, static_cast<int64_t>(main), static_cast<uint32_t>(sub),
-                                                flags == kTombstoneFlag, newest);
+                                                flags == kTombstoneFlag, newest, &store_->pool_);
       const bool in_order = record != nullptr &&
                             (newest == nullptr || (newest->key() == record->key() &&
                                                    (newest->main() < record->main() ||
                                                     (newest->main() == record->main() && newest->sub() < record->sub()))));
-      if (!in_order) {
-        if (record != nullptr) Record::Delete(record);
-        for (Record* loaded = newest; loaded != nullptr;) {
-          Record* older = loaded->older();
-          Record::Delete(loaded);
-          loaded = older;
-        }
-        return false;
-      }
+      if (!in_order) return false;  // what has been loaded goes with the store's pool
       newest = record;
       bytes_ += Record::AllocatedBytes(record);
       indexed_.push_back({record->main(), record->sub(), record});
     }
     if (newest->leased()) leased_.push_back(newest);
     if (!newest_.empty() && newest_.back()->key() >= newest->key()) {
-      newest_.push_back(newest);  // owned; Finish refuses
-      out_of_order_ = true;
       return false;
     }
     newest_.push_back(newest);
@@ -156,7 +146,7 @@ void Store::Loader::SortIndexed(const Picture& picture) {
 }
 
 bool Store::Loader::Finish(const Picture& picture) {
-  if (out_of_order_ || picture.keys != newest_.size() || picture.records != indexed_.size() ||
+  if (picture.keys != newest_.size() || picture.records != indexed_.size() ||
       picture.revision < 1 || picture.compact_revision > picture.revision) {
     return false;
   }
@@ -167,7 +157,6 @@ bool Store::Loader::Finish(const Picture& picture) {
   std::erase_if(indexed_, [&picture](const Indexed& entry) { return entry.main < picture.compact_revision; });
   SortIndexed(picture);
   store_->tree_.BulkLoad(newest_);
-  newest_.clear();  // the tree's now
   for (const Indexed& entry : indexed_) store_->index_.Append(entry.record);
   store_->records_.store(records);
   store_->record_bytes_.store(bytes_);
@@ -184,16 +173,6 @@ bool Store::Loader::Finish(const Picture& picture) {
   store_->compact_revision_.store(picture.compact_revision);
   store_->revision_.store(picture.revision, std::memory_order_release);
   return true;
-}
-
-Store::Loader::~Loader() {
-  for (Record* record : newest_) {  // left over: Finish was never reached
-    while (record != nullptr) {
-      Record* older = record->older();
-      Record::Delete(record);
-      record = older;
-    }
-  }
 }
 
 }  // namespace fastkv

@@ -393,6 +393,19 @@ class Transaction {
   std::vector<KeyRange> deletes_;
 };
 
+Code Store::ReadTxn(std::string_view request, const Limits& limits, bool* reads_only, std::string* response) {
+  TxnRequest txn;
+  if (!txn.Parse(request)) return Code::kMalformed;
+  *reads_only = true;
+  for (const auto* branch : {&txn.success, &txn.failure}) {
+    for (const RequestOp& op : *branch) *reads_only = *reads_only && op.kind == RequestOp::kRange;
+  }
+  if (!*reads_only) return Code::kOk;
+  if (Code code = Validate(kTagTxn, request, limits); code != Code::kOk) return code;
+  const auto lock = WriteLock();
+  return Transaction(this).Run(request, response);
+}
+
 Code Store::ApplyTxn(std::string_view payload, std::string* response) {
   return Transaction(this).Run(payload, response);
 }

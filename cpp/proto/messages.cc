@@ -194,7 +194,7 @@ bool LeaseCheckpointRequest::Parse(std::string_view bytes) {
       switch (inner) {
         case Number(1): checkpoint.id = part.Signed(); break;
         case Number(2): checkpoint.remaining_ttl = part.Signed(); break;
-        default: return false;
+        default: break;
       }
     }) && all_ok;
   });

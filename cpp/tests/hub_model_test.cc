@@ -5,7 +5,7 @@
 // and encodes events on its own. And whatever the model thinks, at the end each watcher's bytes must be all its events
 // from its start on, once and in order (or those up to the point where compaction ended it).
 //
-// A failure prints the seed; replay it with   hub_model_test --gtest_filter='*' HUB_SEED=<seed> in the environment.
+// A failure prints the seed; replay it with   HUB_SEED=<seed> hub_model_test
 #include <gtest/gtest.h>
 
 #include <algorithm>

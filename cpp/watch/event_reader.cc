@@ -15,9 +15,7 @@ namespace {
 constexpr char kEventsTag = 0x5a, kTypeTag = 0x08, kKvTag = 0x12, kPrevKvTag = 0x1a;
 constexpr char kDelete = 1;
 
-size_t MessageFieldSize(std::string_view message) {
-  return 1 + VarintLength(message.size()) + message.size();
-}
+size_t MessageFieldSize(std::string_view message) { return 1 + VarintLength(message.size()) + message.size(); }
 
 }  // namespace
 

@@ -1,32 +1,28 @@
 // Who watches what, and what each has not had yet.
 //
-//   apply(batch) --> Sweep(to) --match--> watcher.pending = {rev, rev, ...} --> ready --> Wait/Ready --> Take() -->
-//   events
-//                     hash map: single keys    overflow: pending is dropped; the watcher is unsynced
-//                     interval tree: ranges    and scans the source from next_revision until it has caught up
+//   apply(batch) -> Sweep(to) --match--> watcher.pending = {rev, rev, ...} -> ready -> Wait, Ready -> Take() -> events
+//                    hash map: single keys     overflow: pending is dropped; the watcher is unsynced
+//                    interval tree: ranges     and scans the source from next_revision until it has caught up
 //
 // Invariants:
 // - a watcher gets every matching event with main >= its start revision exactly once, in order, whole revisions at a
-// time;
-//   or, when compaction passed what it has not taken, one batch with compact_revision, and then nothing: it is
-//   forgotten.
+//   time; or, when compaction passed what it has not taken, one batch with compact_revision: then it is forgotten.
 // - memory per watcher is bounded: pending holds at most kPendingMax revisions (numbers; Take reads the events again).
 // - synced means: every matching revision <= swept is pending or taken. Unsynced means: everything below next_revision
-// is
-//   taken, and next_revision <= the source's revision, so there is always something to scan.
+//   is taken, and next_revision <= the source's revision, so there is always something to scan.
 // - an event is encoded when it is taken: two length prefixes around bytes that the record holds already encoded.
-// (Keeping
-//   encoded events for others was measured: finding one costs more than encoding it.)
+//   (Sharing encoded events was measured: finding one costs as much as encoding it, or more.)
 //
 // Starting beside a writer. Revisions become visible in the source first and are swept afterwards, and an Add or a
 // catch-up can fall in between. No revision is lost or repeated, because
 // - Add decides between two slices of a Sweep: synced if it wants nothing at or below what is swept;
 // - a catch-up decides beside a running Sweep, which may already have matched some of (swept, to] without this watcher:
-// so
-//   Sweep announces `to` before it matches anything, and who caught up is synced only when next_revision > announced;
+//   so Sweep announces `to` before it matches anything, and who caught up is synced once next_revision > announced;
 // - Sweep leaves out a watcher's revisions below its next_revision: what it has read ahead of the sweep does not come
-// again. A watcher with start_revision 0 starts behind the source's revision at one moment during Add: it gets what is
-// applied after Add has returned, and nothing that was visible before Add was called.
+//   again.
+//
+// A watcher with start_revision 0 starts behind the source's revision at one moment during Add: it gets what is applied
+// after Add has returned, and nothing that was visible before Add was called.
 //
 // Thread safety: every method from any thread, any number of takers for one watcher; Sweep from one thread at a time.
 // Sweep matches in slices and never waits for a Take that is reading; Add and Cancel wait for one slice at most.
@@ -46,12 +42,12 @@ class Record;
 class EventSource {
  public:
   virtual ~EventSource() = default;
-  // Appends to *out the records with from <= main <= to, in (main, sub) order, whole revisions, at most about limit
-  // records but at least one revision if there is any; returns the last main revision that is fully covered (>= to when
-  // done). `from` may be below compact_revision(): records that compaction has removed are then missing, and the caller
-  // finds out by reading compact_revision() *after* the call. So a compaction must raise compact_revision() before it
-  // removes anything. REQUIRES: an EpochGuard is held by the caller, from before the call until the records are no
-  // longer used.
+  // Appends to *out the records with from <= main <= to, in (main, sub) order: whole revisions, at most about limit
+  // records but at least one revision if there is any. Returns the last main revision that is fully covered (>= to when
+  // done).
+  // `from` may be below compact_revision(): records that compaction has removed are then missing, and the caller finds
+  // out by reading compact_revision() *after* the call. So a compaction raises compact_revision() before it removes.
+  // REQUIRES: an EpochGuard is held by the caller, from before the call until the records are no longer used.
   virtual int64_t Events(int64_t from, int64_t to, size_t limit, std::vector<const Record*>* out) const = 0;
   // The newest revision that readers may see; Events covers it.
   virtual int64_t revision() const = 0;

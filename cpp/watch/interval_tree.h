@@ -1,10 +1,9 @@
 // Half-open key intervals, and which of them hold a given key.
 //
-//                       [d,m) last=[b,z)                  Stab("k"): the root holds k; on the left only [b,z) can,
-//                       because
-//                      /                \                 [a,c) ends at c; on the right nothing begins at or before k.
-//        [b,z) last=[b,z)                [p,unbounded)
-//        /
+//                     [d,m) last=[b,z)             Stab("k"):
+//                    /                \              [d,m) holds k, and below it
+//      [b,z) last=[b,z)                [p,*)         [b,z) holds k; [a,c) is not entered: its last end is c;
+//      /                                             nothing on the right begins at or before k.
 //   [a,c)
 //
 // An AVL tree ordered by (begin, end); each node knows which interval of its subtree ends last, so that a subtree whose

@@ -286,6 +286,19 @@ cdef class NativeEngine:
             self._raise_code(code)
         return _string_bytes(response)
 
+    def read_txn(self, request):
+        cdef Db* db = self._open()
+        cdef string response
+        cdef cbool reads_only = False
+        cdef Code code
+        request = _owned(request)
+        cdef string_view view = _view(request)
+        with nogil:
+            code = db.ReadTxn(view, &reads_only, &response)
+        if code != Code.kOk:
+            self._raise_code(code)
+        return _string_bytes(response) if reads_only else None
+
     def range_chunk(self, request, size_t limit_bytes):
         cdef Db* db = self._open()
         cdef string response, next_request

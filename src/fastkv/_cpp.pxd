@@ -174,6 +174,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         Status Commit(CommandSpan, vector[CommandResult]*) except +
         Status CommitOne(uint64_t, string_view, CommandResult*) except +
         Status Put(string_view, string_view, int64_t, CommandResult*) except +
+        Code ReadTxn(string_view, cbool*, string*) except +
         void SetIdentity(uint64_t, uint64_t, uint64_t)
         string ReadMeta() except +
         Status WriteMeta(string_view) except +

@@ -114,6 +114,9 @@ class Engine(Protocol):
     def range(self, request: bytes) -> bytes:
         """RangeRequest -> RangeResponse, at the latest or the asked revision."""
 
+    def read_txn(self, request: bytes) -> bytes | None:
+        """TxnRequest with nothing but ranges in both branches -> TxnResponse, without the log; None: it has other operations."""
+
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
         """RangeStream: RangeRequest -> (RangeResponse, next RangeRequest or b"" at the end). The response holds at most
         about limit_bytes of kvs; header, more and count only in the last one. The next request carries the pinned

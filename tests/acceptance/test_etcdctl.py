@@ -1,7 +1,8 @@
 """
-The real etcdctl operates a fastkv node as it operates an etcd: the same commands to both, exit status and output compared.
+The real etcdctl operates a fastkv node as it operates an etcd: the same commands to both, status and output compared.
 
-Every etcdctl found takes part: Debian's (etcd-client) and the one beside FASTKV_ETCD37. The etcd to compare with is the newest.
+Every etcdctl found takes part: Debian's (etcd-client) and the one beside FASTKV_ETCD37. The etcd to compare with is the
+newest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from support.etcdctl import Etcdctl
 from support.processes import etcd_binaries
 

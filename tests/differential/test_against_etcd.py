@@ -1,8 +1,9 @@
 """
 An engine answers as a real etcd does: the same random requests to both, code, text and message compared.
 
-Ids, raft terms and the running time of leases are zeroed; everything else must be equal. What releases differ in (hashes,
-keys_only leases, sort options, RangeStream, watch progress) is asked only of an etcd >= 3.7: set FASTKV_ETCD37 to its binary.
+Ids, raft terms and the running time of leases are zeroed; everything else must be equal. What releases differ in
+(hashes, keys_only leases, sort options, RangeStream, watch progress) is asked only of an etcd >= 3.7: set FASTKV_ETCD37
+to its binary.
 
 A failure prints its seed. FASTKV_SEED=N replays a run, FASTKV_REQUESTS=N makes it longer.
 """
@@ -15,14 +16,14 @@ from random import Random, SystemRandom
 from typing import Any
 
 import pytest
+
+from fastkv import engine as protocol
 from support.client import Answer
 from support.engines import load_engine
 from support.generate import Requests
 from support.processes import etcd_binaries
 from support.protos import rpc, strip_headers
-from support.targets import LIMITS, EngineTarget, GrpcTarget
-
-from fastkv import engine as protocol
+from support.targets import LIMITS, EngineTarget, GrpcTarget, Taken
 
 SEED = int(os.environ.get("FASTKV_SEED") or SystemRandom().randrange(1 << 32))
 REQUESTS = int(os.environ.get("FASTKV_REQUESTS") or 3000)
@@ -39,9 +40,15 @@ METHODS = (
     *(("LeaseRevoke", "lease_revoke"),) * 2,
     *(("LeaseTimeToLive", "time_to_live"),) * 3,
     ("LeaseLeases", ""),
-    ("Alarm", "alarm"),
 )
-MODERN = (("HashKV", "hash_kv"), *(("RangeStream", "range"),) * 4, *(("watch", ""),) * 3, *(("take", ""),) * 4, ("cancel", ""))
+MODERN = (
+    ("HashKV", "hash_kv"),
+    ("Alarm", "alarm"),
+    *(("RangeStream", "range"),) * 4,
+    *(("watch", ""),) * 3,
+    *(("take", ""),) * 4,
+    ("cancel", ""),
+)
 
 
 def _targets() -> list[Any]:
@@ -68,7 +75,7 @@ def test_answers_equal_etcds(place: str, binary: Any, warm_servers: Callable[[st
             difference = session.step()
             assert not difference, (
                 f"request {number} on {place} and {binary.name}:\n{difference}\n"
-                f"replay: FASTKV_SEED={SEED} FASTKV_REQUESTS={REQUESTS} pytest tests/differential/test_against_etcd.py -k {place}"
+                f"replay: FASTKV_SEED={SEED} FASTKV_REQUESTS={REQUESTS} pytest {__file__} -k {place}"
             )
     finally:
         ours.close()
@@ -131,9 +138,7 @@ class Session:
         return self._take_from(self.rng.choice(self.watchers)) if self.watchers else ""
 
     def _take_from(self, name: str) -> str:
-        ours, etcd = ([_events(batch) for batch in side.take(name)] for side in (self.ours, self.etcd))
-        # Where one batch ends and the next begins is free while catching up.
-        ours, etcd = (sum((events for events, _ in batches), []) + [end for _, end in batches if end] for batches in (ours, etcd))
+        ours, etcd = (_flat(side.take(name)) for side in (self.ours, self.etcd))
         if etcd and isinstance(etcd[-1], int):
             self.watchers.remove(name)
             for side in (self.ours, self.etcd):
@@ -148,8 +153,13 @@ class Session:
         return ""
 
 
-def _events(batch: Any) -> tuple[list[str], int]:
-    return [str(event) for event in batch.events], batch.compact_revision
+def _flat(batches: list[Taken]) -> list[str | int]:
+    """All events, then the compact revision if that ended the watch. Where a batch ends is free while catching up."""
+    flat: list[str | int] = []
+    for batch in batches:
+        flat += map(str, batch.events)
+        flat += [batch.compact_revision] if batch.compact_revision else []
+    return flat
 
 
 def _normal(answer: Answer) -> tuple[int, str, str]:

@@ -1,6 +1,6 @@
 """
-The native engine answers as the Python one does, over a hundred thousand random calls, to the byte: answers, errors, watch
-events, hashes, checkpoint files; each also opens what the other has written.
+The native engine answers as the Python one does, over a hundred thousand random calls, to the byte: answers, errors,
+watch events, hashes, checkpoint files; each also opens what the other has written.
 
 A failure prints its seed and the shortest list of calls that still shows it.
 FASTKV_SEED=N replays a run, FASTKV_CALLS=N makes it longer.
@@ -16,19 +16,24 @@ from random import SystemRandom
 from typing import Any
 
 import pytest
-from support.engines import load_engine
-from support.generate import Call, Calls
-from support.mirror import MirrorEngine, MirrorError, describe
 
 from fastkv import engine as protocol
 from fastkv.errors import Error
+from support.engines import load_engine
+from support.generate import Call, Calls
+from support.mirror import MirrorEngine, MirrorError, describe
 
 SEED = int(os.environ.get("FASTKV_SEED") or SystemRandom().randrange(1 << 32))
 CALLS = int(os.environ.get("FASTKV_CALLS") or 110_000)
 RUNS = 20
 SHRINK_S = 30
 OPTIONS = protocol.Options(
-    sync=False, checkpoint_bytes=1 << 40, max_txn_ops=128, max_request_bytes=1 << 20, segment_bytes_first=4096, segment_bytes_max=65536
+    sync=False,
+    checkpoint_bytes=1 << 40,
+    max_txn_ops=128,
+    max_request_bytes=1 << 20,
+    segment_bytes_first=4096,
+    segment_bytes_max=65536,
 )
 # What cannot go on a store in memory.
 NEEDS_DIRECTORY = ("checkpoint", "reopen", "swap")

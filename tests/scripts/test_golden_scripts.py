@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fastkv import engine as protocol
 from support.engines import ENGINES, load_engine
 from support.processes import etcd_binaries
 from support.script import Script, Target
 from support.targets import LIMITS, EngineTarget, GrpcTarget
-
-from fastkv import engine as protocol
 
 FOLDER = Path(__file__).parent
 SCRIPTS = [Script(path) for path in sorted(FOLDER.rglob("*.txt"))]
@@ -33,7 +33,9 @@ def _cases() -> list[Any]:
         if "etcd" in script.places:
             least = script.places["etcd"]
             able = [binary for binary in etcd_binaries() if binary.version >= (*least, 0)]
-            cases += [pytest.param(script, binary.name, id=f"{name}-{binary.name}", marks=pytest.mark.etcd) for binary in able]
+            cases += [
+                pytest.param(script, binary.name, id=f"{name}-{binary.name}", marks=pytest.mark.etcd) for binary in able
+            ]
             if not able:
                 reason = f"no etcd >= {least[0]}.{least[1]} here: set FASTKV_ETCD37 to a binary"
                 cases.append(pytest.param(script, "etcd", id=f"{name}-etcd", marks=pytest.mark.skip(reason=reason)))

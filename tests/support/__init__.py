@@ -1,1 +1,1 @@
-"""What the tests share: the oracle codec, real servers as processes, golden scripts, the Mirror engine, random operations."""
+"""What the tests share: the oracle codec, servers as processes, golden scripts, the Mirror engine, random calls."""

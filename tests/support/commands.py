@@ -1,7 +1,7 @@
 r"""
 The command language of golden scripts: one line is one request.
 
-    put KEY VALUE [lease=N] [prev_kv] [ignore_value] [ignore_lease] [size=N]      size: VALUE repeated up to so many bytes
+    put KEY VALUE [lease=N] [prev_kv] [ignore_value] [ignore_lease] [size=N]      size: VALUE again and again, so long
     range KEY [END] [rev=N] [limit=N] [sort=none|ascend|descend] [target=key|version|create|mod|value]
           [min_mod=N] [max_mod=N] [min_create=N] [max_create=N] [keys_only] [count_only] [serializable]
     del KEY [END] [prev_kv]
@@ -9,7 +9,7 @@ The command language of golden scripts: one line is one request.
       if TARGET KEY OP [OPERAND] [end=END]   TARGET version create mod value lease; OP = != < >; no OPERAND: no union
       then COMMAND                           put, range, del, txn, or `nothing` (an operation without a request)
       else COMMAND
-    repeat N COMMAND                         $i counts from 1, $0i in three digits; one line of a txn, or one of the script,
+    repeat N COMMAND                         $i counts from 1, $0i in three digits; a line of a txn, or of the script,
                                              which then shows the errors and the last answer
 
 Words are separated by spaces; `"..."` keeps spaces and is never an option. Escapes, quoted or not: \0 \n \\ \" \xHH.

@@ -21,7 +21,13 @@ Call = tuple[str, tuple[Any, ...]]
 
 
 class Requests:
-    """etcd's messages. peer=True leaves out what a real etcd answers with a panic or only in newer releases (see _delete, hash_kv)."""
+    """
+    etcd's messages.
+
+    peer: leave out what a real etcd answers with a panic or from its memory (delete, hash_kv, lease_grant, alarm).
+    modern: the peer is an etcd >= 3.7. Older ones know fewer options, and check a txn's puts before its
+    ranges, leases last.
+    """
 
     def __init__(self, rng: Random, peer: bool = False, modern: bool = True) -> None:
         self.rng = rng
@@ -55,22 +61,28 @@ class Requests:
         return rpc.PutRequest(
             key=self.key(),
             value=b"" if ignore_value and not self._one_in(4) else self.value(),
-            lease=self.rng.choice(LEASES) if self._one_in(4) and (not ignore_lease or self._one_in(4)) else 0,
+            lease=self._lease(ignore_value, ignore_lease),
             prev_kv=self._one_in(3),
             ignore_value=ignore_value,
             ignore_lease=ignore_lease,
         )
 
+    def _lease(self, ignore_value: bool, ignore_lease: bool) -> int:
+        if not self._one_in(4) or (ignore_lease and not self._one_in(4)) or (ignore_value and not self.modern):
+            return 0
+        return self.rng.choice(LEASES)
+
     def delete(self, in_txn: bool = False) -> Message:
         end = self.end()
         if in_txn and self.peer and end == b"\0":
-            # etcd panics on {delete from key on, put of such a key with ignore_value}, and loses the pair when it compacts at
-            # such a revision (tests/scripts/compaction/of_a_key_deleted_and_put_in_one_revision.txt).
+            # etcd panics on {delete from key on, put of such a key with ignore_value}, and loses the pair when it
+            # compacts at such a revision (tests/scripts/compaction/of_a_key_deleted_and_put_in_one_revision.txt).
             end = b""
         return rpc.DeleteRangeRequest(key=self.key(), range_end=end, prev_kv=self._one_in(2))
 
-    def range(self) -> Message:
-        request = rpc.RangeRequest(key=self.key(), range_end=self.end(), revision=self.at())
+    def range(self, in_txn: bool = False) -> Message:
+        revision = self.at() if self.modern or not in_txn else 0
+        request = rpc.RangeRequest(key=self.key(), range_end=self.end(), revision=revision)
         if self._one_in(3):
             request.limit = self.rng.randint(-1, 5)
         if self._one_in(3):
@@ -106,7 +118,7 @@ class Requests:
         if kind < 8:
             return rpc.RequestOp(request_put=self.put())
         if kind < 14:
-            return rpc.RequestOp(request_range=self.range())
+            return rpc.RequestOp(request_range=self.range(in_txn=True))
         if kind < 17:
             return rpc.RequestOp(request_delete_range=self.delete(in_txn=True))
         if kind == 19 and self._one_in(10):
@@ -136,7 +148,8 @@ class Requests:
         return rpc.CompactionRequest(revision=revision, physical=self.peer or self._one_in(2))
 
     def lease_grant(self) -> Message:
-        ttl = self.rng.choice((1000, 5000, 9_000_000_000, 9_000_000_001))
+        # Too long a TTL is refused before or after the NOSPACE alarm speaks: etcd does the latter.
+        ttl = self.rng.choice((1000, 5000, 9_000_000_000, 5000 if self.peer else 9_000_000_001))
         return rpc.LeaseGrantRequest(ID=self.rng.choice(LEASES), TTL=ttl)
 
     def lease_revoke(self) -> Message:
@@ -182,6 +195,7 @@ class Calls:
         "commit": 40,
         "range": 20,
         "range_chunk": 3,
+        "read_txn": 3,
         "get": 4,
         "scan": 5,
         "count": 2,
@@ -250,6 +264,15 @@ class Calls:
     def _range_chunk(self) -> Call:
         return "range_chunk", (self.requests.range().SerializeToString(), self.rng.choice((1, 64, 1000)))
 
+    def _read_txn(self) -> Call:
+        txn = self.requests.txn()
+        if self.rng.randrange(4):  # else what the generator likes: mostly one that writes
+            for branch in (txn.success, txn.failure):
+                del branch[:]
+                for _ in range(self.rng.randint(0, 3)):
+                    branch.add().request_range.CopyFrom(self.requests.range())
+        return "read_txn", (txn.SerializeToString(),)
+
     def _get(self) -> Call:
         return "get", (self.rng.choice(KEYS), self.rng.choice((None, b"default")), self.requests.at())
 
@@ -314,5 +337,12 @@ class Calls:
             elif kind == 4:
                 del out[at : at + rng.randint(1, 3)]
             else:
-                out += rng.choice((b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0a\x00", b"\x98\x06\x01", b"\xff\xff\xff\xff\xff"))
+                out += rng.choice(
+                    (
+                        b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+                        b"\x0a\x00",
+                        b"\x98\x06\x01",
+                        b"\xff\xff\xff\xff\xff",
+                    )
+                )
         return bytes(out)

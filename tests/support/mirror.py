@@ -1,14 +1,13 @@
 """
 Two engines as one: every call runs on both, and the first difference in any answer, error or file raises MirrorError.
 
-The slow obvious engine is the specification of the fast one. What the protocol leaves open is not compared: where a catch-up
-batch or a chunk of a range ends (what they add up to is), how far compaction has come, the texts of the world's errors,
-sizes in bytes, the time of syncs.
+The slow obvious engine is the specification of the fast one. What the protocol leaves open is not compared: where a
+catch-up batch or a chunk of a range ends (what they add up to is), how far compaction has come, the texts of the
+world's errors, sizes in bytes, the time of syncs.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class MirrorError(AssertionError):
 
 
 class MirrorEngine:
-    """The calls of the Engine protocol; `first` and `second` are engine classes. With a path each has its own directory below it."""
+    """The calls of the Engine protocol; `first` and `second` are engine classes, each in a directory of its own."""
 
     name = "mirror"
 
@@ -75,7 +74,9 @@ class MirrorEngine:
         """Calls that must agree to the byte. (Attributes are read with `state`.)"""
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *arguments: self._both(describe(name, arguments), lambda engine: getattr(engine, name)(*arguments))
+        return lambda *arguments: self._both(
+            describe(name, arguments), lambda engine: getattr(engine, name)(*arguments)
+        )
 
     def commit(self, commands: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Of a command that is wrong in two places, one of them not being a message, either may be the answer."""
@@ -103,10 +104,11 @@ class MirrorEngine:
 
     def compact_step(self, revisions_max: int) -> bool:
         """Both take a step; how far along each is, is its own business. True when both have nothing left."""
-        return all([engine.compact_step(revisions_max) for engine in self._engines])
+        done = [engine.compact_step(revisions_max) for engine in self._engines]
+        return all(done)
 
     def stats(self) -> dict[str, int]:
-        return self._both("stats", lambda engine: {name: value for name, value in engine.stats().items() if name in STATS})
+        return self._both("stats", lambda engine: {name: engine.stats()[name] for name in STATS})
 
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
         """All chunks, merged as a client merges them."""
@@ -156,7 +158,7 @@ class MirrorEngine:
             if first is not second:
                 raise MirrorError(f"{name} exists on one side only: {[file.exists() for file in files]}")
         elif first != second:
-            at = len(os.path.commonprefix([first, second]))
+            at = next(number for number in range(len(first) + 1) if first[: number + 1] != second[: number + 1])
             raise MirrorError(
                 f"{name}: {len(first)} and {len(second)} bytes, different from offset {at} on:\n"
                 f"  {first[max(0, at - 8) : at + 24].hex(' ')}\n  {second[max(0, at - 8) : at + 24].hex(' ')}"

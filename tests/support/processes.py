@@ -81,7 +81,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """One child process that serves etcd's API; start() returns at once, wait_ready() when it answers a linearizable read."""
+    """One child process that serves etcd's API; start() returns at once, wait_ready() when it answers a read."""
 
     def __init__(self, name: str, data_dir: Path, flags: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -126,7 +126,7 @@ class Server:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """End it and return its status; SIGKILL follows if the asked signal is not obeyed in time, and fails the test."""
+        """End it and return its status; SIGKILL follows if the asked signal is not obeyed in time: a failure."""
         process, self.process = self.process, None
         if process is None:
             return 0
@@ -162,7 +162,8 @@ class Etcd(Server):
         return [
             *(self.binary.path, "--name", "default", "--data-dir", str(self.data_dir)),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"default={peer}"),
             *unsafe,
             *self.flags,
         ]

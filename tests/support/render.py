@@ -14,9 +14,9 @@ from support.protos import mvcc
 
 # gRPC code -> name as Go prints it.
 CODES = (
-    *("OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied"),
-    *("ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable"),
-    *("DataLoss", "Unauthenticated"),
+    *("OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists"),
+    *("PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented"),
+    *("Internal", "Unavailable", "DataLoss", "Unauthenticated"),
 )
 
 LONGEST_SHOWN = 40
@@ -52,14 +52,15 @@ def range_(response: Any) -> list[str]:
 
 
 def delete(response: Any) -> list[str]:
-    return [f"deleted {response.deleted}, {header(response)}", *(f"  previous {key_value(kv)}" for kv in response.prev_kvs)]
+    previous = [f"  previous {key_value(kv)}" for kv in response.prev_kvs]
+    return [f"deleted {response.deleted}, {header(response)}", *previous]
 
 
 def txn(response: Any) -> list[str]:
     lines = [f"{'succeeded' if response.succeeded else 'failed'}, {header(response)}"]
     for operation in response.responses:
         kind = operation.WhichOneof("response")
-        name = {"response_put": "put", "response_range": "range", "response_delete_range": "del", "response_txn": "txn"}[kind]
+        name = NAMES[kind]
         lines += _indent(_under(name, RENDERERS[name](getattr(operation, kind))))
     return lines
 
@@ -72,6 +73,7 @@ def _indent(lines: Iterable[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+NAMES = {"response_put": "put", "response_range": "range", "response_delete_range": "del", "response_txn": "txn"}
 RENDERERS = {"put": put, "range": range_, "del": delete, "txn": txn}
 
 

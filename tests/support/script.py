@@ -11,9 +11,9 @@ Golden scripts: blocks of commands, `----`, and the reviewed answers, up to an e
     a=1 create=2 mod=2 version=1
     count 1, revision 2
 
-`# on:` names what the script runs on: `engine` (native and Python), `node` (fastkv serve over gRPC), `etcd` (a real one; a
-lowest version may follow). All must give the same lines. put, range, del, txn and repeat are described in commands.py;
-the others:
+`# on:` names what the script runs on: `engine` (native and Python), `node` (fastkv serve over gRPC), `etcd` (a real
+one; a lowest version may follow). All must give the same lines. put, range, del, txn and repeat are described in
+commands.py; the others:
 
     stream KEY [END] ...            the same as range, through RangeStream
     compact REV [physical]          hashkv [REV]            history KEY (engine only)
@@ -21,7 +21,8 @@ the others:
     alarm get|activate|deactivate [nospace|corrupt]         members, defragment (servers only)
     watch NAME KEY [END] [start=N] [prev_kv] [noput] [nodelete]     take NAME [headers]    progress NAME    cancel NAME
     reopen (a clean stop and start)     crash (kill -9 and start)    checkpoint
-    send STREAM create KEY [END] [id=N] [start=N] [prev_kv] [noput] [nodelete] [fragment] | cancel ID | progress | nothing
+    send STREAM create KEY [END] [id=N] [start=N] [prev_kv] [noput] [nodelete] [fragment]
+    send STREAM cancel ID | progress | nothing
     receive STREAM [N]              N responses of a raw watch stream (servers only)
 """
 
@@ -84,7 +85,8 @@ class Script:
 
     @property
     def needs_directory(self) -> bool:
-        return any(line.split()[0] in _NEEDS_DIRECTORY for block in self.blocks for line in block.commands if line.strip())
+        lines = (line for block in self.blocks for line in block.commands)
+        return any(line.split()[0] in _NEEDS_DIRECTORY for line in lines)
 
     def run(self, target: Target) -> list[list[str]]:
         """The answers of each block."""
@@ -95,12 +97,14 @@ class Script:
 
     def difference(self, answers: list[list[str]]) -> str:
         """Empty if all is as reviewed; otherwise a unified diff of the whole file."""
-        wanted, got = self.render([block.expected for block in self.blocks]), self.render(answers)
-        return "\n".join(difflib.unified_diff(wanted.split("\n"), got.split("\n"), "reviewed", "answered", "", "", 5, ""))
+        wanted = self.render([block.expected for block in self.blocks]).split("\n")
+        got = self.render(answers).split("\n")
+        return "\n".join(difflib.unified_diff(wanted, got, "reviewed", "answered", n=5, lineterm=""))
 
     def render(self, answers: list[list[str]]) -> str:
         parts = ["\n".join(self.preamble)]
-        parts += ["\n".join([*block.commands, SEPARATOR, *got]) for block, got in zip(self.blocks, answers, strict=True)]
+        for block, got in zip(self.blocks, answers, strict=True):
+            parts.append("\n".join([*block.commands, SEPARATOR, *got]))
         return "\n\n".join(parts) + "\n"
 
     def rewrite(self, answers: list[list[str]]) -> None:
@@ -160,7 +164,7 @@ class Runner:
     def _compact(self, line: Line) -> list[str]:
         arguments = Arguments(line.rest, {"physical"}, set())
         request = rpc.CompactionRequest(revision=int(arguments.positions[0]), physical="physical" in arguments.flags)
-        return self._answer(self.target.call("Compact", request), lambda response: [f"compacted, {render.header(response)}"])
+        return self._answer(self.target.call("Compact", request), lambda r: [f"compacted, {render.header(r)}"])
 
     def _hashkv(self, line: Line) -> list[str]:
         request = rpc.HashKVRequest(revision=int(line.rest or 0))
@@ -172,12 +176,10 @@ class Runner:
     def _history(self, line: Line) -> list[str]:
         [key] = (word.text for word in commands.words(line.rest))
         assert isinstance(self.target, EngineTarget)
-        history = self.target.engine.history(key)
-        return [
-            text
-            for kind, kv in history
-            for text in render.event(rpc.WatchResponse(events=[{"type": kind, "kv": mvcc.KeyValue.FromString(kv)}]).events[0])
-        ] or ["(nothing)"]
+        lines = []
+        for kind, kv in self.target.engine.history(key):
+            lines += render.event(mvcc.Event(type=kind, kv=mvcc.KeyValue.FromString(kv)))
+        return lines or ["(nothing)"]
 
     def _members(self, line: Line) -> list[str]:
         return self._answer(
@@ -208,14 +210,16 @@ class Runner:
             sane = r.TTL == -1 if not r.grantedTTL else 0 <= r.TTL <= r.grantedTTL
             keys = "".join(f" {render.text(key)}" for key in sorted(r.keys))
             state = "gone" if r.TTL == -1 else f"granted {r.grantedTTL}"
-            return [f"lease {r.ID} {state if sane else f'INSANE {r}'}{' keys' + keys if keys else ''}, {render.header(r)}"]
+            attached = f" keys{keys}" if keys else ""
+            return [f"lease {r.ID} {state if sane else f'INSANE {r}'}{attached}, {render.header(r)}"]
 
         request = rpc.LeaseTimeToLiveRequest(ID=int(lease), keys="keys" in flags)
         return self._answer(self.target.call("LeaseTimeToLive", request), show)
 
     def _leases(self, line: Line) -> list[str]:
         def show(r: Any) -> list[str]:
-            return [f"leases {' '.join(str(i) for i in sorted(x.ID for x in r.leases)) or '(none)'}, {render.header(r)}"]
+            ids = " ".join(map(str, sorted(item.ID for item in r.leases)))
+            return [f"leases {ids or '(none)'}, {render.header(r)}"]
 
         return self._answer(self.target.call("LeaseLeases", rpc.LeaseLeasesRequest()), show)
 
@@ -320,7 +324,7 @@ def _create_request(rest: str) -> Any:
         start_revision=arguments.number("start"),
         watch_id=arguments.number("id"),
         filters=[kind for name, kind in kinds.items() if name in arguments.flags],
-        **{name: True for name in arguments.flags - kinds.keys()},
+        **dict.fromkeys(arguments.flags - kinds.keys(), True),
     )
 
 

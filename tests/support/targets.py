@@ -1,8 +1,8 @@
 """
 What a golden script or a random test runs on, all with one face: an engine in this process, or a server over gRPC.
 
-`call(method, request)` gives the Answer (gRPC code, text, message) for each of etcd's unary methods. Watches have names.
-An engine is asked for the work that a node would do for it: compaction is carried through at once.
+`call(method, request)` gives the Answer (gRPC code, text, message) for each of etcd's unary methods. Watches have
+names. An engine is asked for the work that a node would do for it: compaction is carried through at once.
 """
 
 from __future__ import annotations
@@ -280,5 +280,3 @@ class GrpcTarget:
         self._close_streams()
         self.client.close()
         self.server.kill()
-
-

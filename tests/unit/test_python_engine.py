@@ -175,6 +175,8 @@ def test_a_deleted_key_starts_again_at_version_1(db: PythonEngine) -> None:
         (b"\x0a\x05a", Code.MALFORMED),
         (b"\x0a", Code.MALFORMED),
         (b"\x18" + b"\xff" * 10 + b"\x01", Code.MALFORMED),
+        (put(b"a") + b"\x18" + b"\xff" * 9 + b"\x02", Code.MALFORMED),  # 65 bits
+        (put(b"a") + b"\x80\x80\x80\x80\x10\x00", Code.MALFORMED),  # a tag of 33 bits
         (b"\x0b\x0c", Code.MALFORMED),  # a group
         (b"\x00\x00", Code.MALFORMED),  # field number 0
     ],
@@ -1028,7 +1030,7 @@ def test_a_failed_sync_ends_the_writes_and_not_the_reads(path: str, monkeypatch:
 
     with monkeypatch.context() as patched:
         patched.setattr(log, "_sync_data", fail)
-        with pytest.raises(errors.StorageError, match="cannot sync"):
+        with pytest.raises(errors.PoisonedError, match="could not be synced: Input/output error"):
             db.put(b"a", b"2")
     with pytest.raises(errors.PoisonedError, match="could not be synced"):
         db.put(b"a", b"3")

@@ -57,7 +57,8 @@ def _dump_segment(path: Path) -> bool:
         return False
     click.echo(f"{path}: segment {header.sequence}, {len(data)} bytes, entries from index {header.first_index}")
     offset, number = log.HEADER_BYTES, header.last_number + 1
-    while record := log.decode_record(data, offset):
+    seed = header.seed
+    while record := log.decode_record(data, offset, seed):
         if record.number != number:
             break
         for line in _record_lines(record):

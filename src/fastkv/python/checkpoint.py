@@ -282,13 +282,17 @@ def remove_unfinished(directory: str) -> None:
                 os.unlink(os.path.join(directory, name))
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def write(directory: str, picture: Picture) -> int:
     """Durable on return; returns the file's size in bytes."""
     path = os.path.join(directory, checkpoint_name(picture.index))
     unfinished = path + ".tmp"
     with storage_errors(f"write {path}"):
         try:
-            with open(unfinished, "wb") as file:
+            with open(unfinished, "wb", opener=_open_private) as file:
                 file.writelines(encode(picture))
                 file.flush()
                 os.fsync(file.fileno())
@@ -310,8 +314,10 @@ def prune(directory: str, damaged: set[int]) -> int:
     known = list_checkpoints(directory)
     good = [index for index, _ in known if index not in damaged]
     kept = set(good[:KEPT])
+    unneeded = [path for index, path in known if index not in kept]
     with storage_errors(f"remove old checkpoints in {directory}"):
-        for index, path in known:
-            if index not in kept:
-                os.unlink(path)
+        for path in unneeded:
+            os.unlink(path)
+        if unneeded:
+            sync_directory(directory)
     return min(kept) if len(kept) == KEPT else 0

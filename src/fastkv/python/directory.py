@@ -114,11 +114,13 @@ def _check_mark(path: str, readonly: bool) -> bool:
                 Code.FORMAT, f"fastkv: {path} has format {theirs}, this fastkv knows format {FORMAT}: use a newer one"
             )
         raise errors.from_code(Code.FORMAT, f"fastkv: {mark_path} is damaged, or {path} is not a fastkv directory")
-    if readonly:
-        raise errors.from_code(Code.FORMAT, f"fastkv: {path} is not a fastkv directory")
-    foreign = sorted(names - _UNMARKED)
+    with storage_errors(f"open the directory {path}"):
+        filled = [name for name in ("log", "checkpoint") if name in names and os.listdir(os.path.join(path, name))]
+    foreign = sorted(names - _UNMARKED) + filled
     if foreign:
         raise errors.from_code(Code.FORMAT, f"fastkv: {path} is not a fastkv directory: it holds {foreign[0]}")
+    if readonly:
+        raise errors.from_code(Code.NOT_FOUND, f"fastkv: {path} holds no fastkv store")
     return False
 
 
@@ -126,18 +128,28 @@ def _lock(path: str) -> int:
     """The descriptor that holds the lock."""
     lock_path = os.path.join(path, "LOCK")
     with storage_errors(f"lock {lock_path}"):
-        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            pid = b"%d\n" % os.getpid()
-            os.pwrite(fd, pid, 0)
-            os.ftruncate(fd, len(pid))
+            _note_owner(fd)
         except BlockingIOError as reason:
             raise _locked(path, fd) from reason
         except BaseException:
             os.close(fd)
             raise
     return fd
+
+
+def _note_owner(fd: int) -> None:
+    """The pid, for the message of who comes next; a disk too full for it must not keep the store closed."""
+    pid = b"%d\n" % os.getpid()
+    try:
+        os.pwrite(fd, pid, 0)
+    except OSError as reason:
+        if reason.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        pid = b""
+    os.ftruncate(fd, len(pid))
 
 
 def _locked(path: str, fd: int) -> errors.Error:

@@ -254,6 +254,14 @@ class PythonEngine:
             result = self._store.range(asked, self._store.revision)
         return header + result.encode()
 
+    def read_txn(self, request: bytes) -> bytes | None:
+        asked = wire.TxnRequest.decode(request)
+        if not all(isinstance(operation, RangeRequest) for operation in (*asked.success, *asked.failure)):
+            return None
+        validate.parse(engine.TXN, request, self.options.max_txn_ops)
+        with self._opened():
+            return self._store.apply(asked)
+
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
         asked = RangeRequest.decode(request)
         validate.check_range(asked)

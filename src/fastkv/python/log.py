@@ -2,14 +2,18 @@
 The write-ahead log (docs/format.md, "Log segment"): the bytes of segments and records, and appending to them.
 
     segment := header record* zeros
-    header  := magic sequence:u64 first_index:u64 last_number:u64 last_crc:u32 crc:u32
+    header  := magic sequence:u64 first_index:u64 last_number:u64 salt:u64 last_crc:u32 crc:u32
     record  := crc:u32 prev:u32 length:u32 type:u8 zero:u8[3] number:u64 durable:u64 payload[length] pad
 
+A record's crc is seeded with its segment's salt, which no client knows: what looks like a record inside a value never
+verifies. A `seed` is crc32c(salt).
+
 Invariants:
-* a record is never durable before every record in front of it: a segment is synced before the next one is made.
-* an append that fails leaves the log as it was, and usable; where that is in doubt (a failed sync, a half-written
-  record that cannot be wiped out) `poison` says why and nothing is appended any more.
-* each segment opens with the newest meta and hard state, so that older ones can go.
+* a record is never durable before every record in front of it: a segment is synced before the next one is made, and
+  its header and name before its first record.
+* an append that fails leaves the log as it was, and usable: what it may have written is wiped out before anything else
+  is. After a failed sync `poison` says why, and nothing is appended any more.
+* the newest meta and hard state stand in a segment that is there.
 Thread safety: none; the engine's `_writing` lock.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 from fastkv import errors
@@ -27,11 +32,13 @@ from fastkv.python.directory import storage_errors, sync_directory
 ENTRY, HARD_STATE, SNAPSHOT, CLEAN, META = 1, 2, 3, 4, 5
 
 MAGIC = b"fkvlog\0\1"
-_HEADER = struct.Struct("<8sQQQI")
+_HEADER = struct.Struct("<8sQQQQI")
+_SALT = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _RECORD = struct.Struct("<IIB3sQQ")  # behind the crc
-HEADER_BYTES = 40
+HEADER_BYTES = 48
 RECORD_BYTES = 32
+INDEX_MAX = (1 << 63) - 1
 _ZERO = b"\0\0\0"
 
 
@@ -41,7 +48,12 @@ class SegmentHeader(NamedTuple):
     sequence: int
     first_index: int
     last_number: int
+    salt: int
     last_crc: int
+
+    @property
+    def seed(self) -> int:
+        return crc32c(_SALT.pack(self.salt))
 
     def encode(self) -> bytes:
         body = _HEADER.pack(MAGIC, *self)
@@ -50,9 +62,12 @@ class SegmentHeader(NamedTuple):
     @classmethod
     def decode(cls, segment: bytes) -> SegmentHeader | None:
         body = segment[: HEADER_BYTES - 4]
-        if len(segment) < HEADER_BYTES or body[:8] != MAGIC or _CRC.pack(crc32c(body)) != segment[36:40]:
+        if len(segment) < HEADER_BYTES or body[:8] != MAGIC:
             return None
-        return cls(*_HEADER.unpack(body)[1:])
+        if _CRC.pack(crc32c(body)) != segment[HEADER_BYTES - 4 : HEADER_BYTES]:
+            return None
+        header = cls(*_HEADER.unpack(body)[1:])
+        return header if 0 < header.first_index <= INDEX_MAX else None
 
 
 class LogRecord(NamedTuple):
@@ -72,12 +87,12 @@ def padded(length: int) -> int:
     return length + 7 & ~7
 
 
-def encode_record(prev: int, type: int, number: int, durable: int, payload: bytes) -> bytes:
+def encode_record(seed: int, prev: int, type: int, number: int, durable: int, payload: bytes) -> bytes:
     body = _RECORD.pack(prev, len(payload), type, _ZERO, number, durable) + payload
-    return _CRC.pack(crc32c(body)) + body + bytes(padded(len(payload)) - len(payload))
+    return _CRC.pack(crc32c(body, seed)) + body + bytes(padded(len(payload)) - len(payload))
 
 
-def decode_record(segment: bytes, offset: int) -> LogRecord | None:
+def decode_record(segment: bytes, offset: int, seed: int) -> LogRecord | None:
     """The record that begins there, if one verifies by its own crc."""
     if offset + RECORD_BYTES > len(segment):
         return None
@@ -86,7 +101,7 @@ def decode_record(segment: bytes, offset: int) -> LogRecord | None:
     end = offset + RECORD_BYTES + length
     if not ENTRY <= type <= META or zero != _ZERO or durable >= number or end > len(segment):
         return None
-    if crc32c(memoryview(segment)[offset + 4 : end]) != crc:
+    if crc32c(memoryview(segment)[offset + 4 : end], seed) != crc:
         return None
     return LogRecord(crc, prev, type, number, durable, segment[offset + RECORD_BYTES : end])
 
@@ -100,9 +115,8 @@ def segment_name(sequence: int) -> str:
 
 
 class Segment(NamedTuple):
-    sequence: int
     path: str
-    first_index: int
+    header: SegmentHeader
 
 
 class Position(NamedTuple):
@@ -129,15 +143,28 @@ class Log:
         self.bytes = 0  # appended since open
         self.last_index = last_index
         self.durable = durable
-        self.meta = self.hard_state = b""  # the newest; b"": none
+        self.last_is_clean = False
+        self.newest: dict[int, tuple[bytes, int]] = {}  # of meta and hard state: payload, sequence of its segment
+        self._mark: tuple[int, int] | None = None
         self._offset, self._number, self._crc = end.offset, end.number, end.crc
         self._segment_bytes_first, self._segment_bytes_max = sizes
         self._fd = -1
         self._end = 0  # size of the current segment
+        self._dirty_until = 0  # behind _offset: what a failed append left
+        self._seed = end.segments[-1].header.seed if end.segments else 0
+        # Whoever wrote the log may have died before it synced names and sealed segments.
+        self._names_synced = False
+        self._unsynced = [
+            sealed.path
+            for sealed, following in zip(end.segments, end.segments[1:], strict=False)
+            if following.header.last_number > durable
+        ]
         if self.segments and not readonly:
             with storage_errors(f"open {self.segments[-1].path}"):
                 self._fd = os.open(self.segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
                 self._end = os.fstat(self._fd).st_size
+
+    # -- appending --------------------------------------------------------------------------------------------
 
     def append_entry(self, term: int, index: int, batch: bytes) -> None:
         self._append(ENTRY, encode_entry(term, index, batch))
@@ -145,92 +172,152 @@ class Log:
 
     def append_meta(self, meta: bytes) -> None:
         self._append(META, meta)
-        self.meta = meta
 
     def append_snapshot(self, index: int, term: int) -> None:
         """The state up to index is in a checkpoint; entries go on behind it."""
         self._append(SNAPSHOT, struct.pack("<QQ", index, term))
         self.last_index = index
 
+    def skip_to(self, index: int, term: int) -> None:
+        """append_snapshot, but not before the next record: an open must not need space."""
+        self._mark = index, term
+
     def append_clean(self, applied_index: int) -> None:
         self._append(CLEAN, struct.pack("<Q", applied_index))
 
     def _append(self, type: int, payload: bytes) -> None:
+        if self._mark is not None:
+            mark, self._mark = self._mark, None
+            try:
+                self.append_snapshot(*mark)
+            except errors.Error:
+                self._mark = mark
+                raise
         record_bytes = RECORD_BYTES + padded(len(payload))
         if len(payload) >= 1 << 32:
             raise errors.from_code(Code.REQUEST_TOO_LARGE)
+        self._wipe()
         if self._offset + record_bytes > self._end:
             self._roll(record_bytes)
-        self._write(type, payload)
+        self._write(encode_record(self._seed, self._crc, type, self._number + 1, self.durable, payload))
+        self.last_is_clean = type == CLEAN
+        if type in (META, HARD_STATE):
+            self.newest[type] = payload, self.segments[-1].header.sequence
 
-    def _write(self, type: int, payload: bytes) -> None:
-        record = encode_record(self._crc, type, self._number + 1, self.durable, payload)
-        segment = self.segments[-1].path
+    def _write(self, record: bytes) -> None:
         try:
-            with storage_errors(f"append to {segment}"):
+            with storage_errors(f"append to {self.segments[-1].path}"):
                 _write_all(self._fd, record, self._offset)
-        except errors.Error as error:
-            self._wipe(len(record), f"{error}")
+        except errors.Error:
+            self._dirty_until = self._offset + len(record)
+            with suppress(errors.Error):  # then the next append tries again first
+                self._wipe()
             raise
         self._crc = _CRC.unpack_from(record)[0]
         self._number += 1
         self._offset += len(record)
         self.bytes += len(record)
 
-    def _wipe(self, length: int, reason: str) -> None:
-        """Zeroes a record of which some bytes may have been written."""
-        try:
-            os.pwrite(self._fd, bytes(min(length, max(os.fstat(self._fd).st_size - self._offset, 0))), self._offset)
-        except OSError:
-            self.poison = reason
+    def _wipe(self) -> None:
+        """
+        Zeroes what a failed append may have written. Synced, because the caller was told that it failed: a power loss
+        must not bring it back.
+        """
+        if self._dirty_until <= self._offset:
+            return
+        path = self.segments[-1].path
+        with storage_errors(f"append to {path}"):
+            _write_all(self._fd, bytes(self._dirty_until - self._offset), self._offset)
+        self._sync_or_poison(path, self._fd)
+        self._dirty_until = 0
 
     def _roll(self, record_bytes: int) -> None:
         """Begin a new segment with room for a record of record_bytes."""
-        if self._fd >= 0:
-            self.sync()
-        sequence = self.segments[-1].sequence + 1 if self.segments else 1
-        opening = [(type, payload) for type, payload in ((META, self.meta), (HARD_STATE, self.hard_state)) if payload]
-        opening_bytes = sum(RECORD_BYTES + padded(len(payload)) for _, payload in opening)
+        self.sync()
+        if self.segments and not self._names_synced:
+            self._sync_names()  # before there is a later one, or a log could lose its beginning and look whole
+        sequence = self.segments[-1].header.sequence + 1 if self.segments else 1
         size = min(self._segment_bytes_first << min(sequence - 1, 32), self._segment_bytes_max)
-        size = max(padded(size), HEADER_BYTES + opening_bytes + record_bytes)
-        header = SegmentHeader(sequence, self.last_index + 1, self._number, self._crc)
+        size = max(padded(size), HEADER_BYTES + record_bytes)
+        salt = int.from_bytes(os.urandom(8), "little")
+        header = SegmentHeader(sequence, self.last_index + 1, self._number, salt, self._crc)
         path = os.path.join(self.path, segment_name(sequence))
         with storage_errors(f"create {path}"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 _preallocate(fd, size)
                 _write_all(fd, header.encode(), 0)
-                os.fsync(fd)
-                sync_directory(self.path)
             except OSError:
                 os.close(fd)
                 os.unlink(path)
                 raise
+        try:
+            self._sync_or_poison(path, fd)
+            self._sync_names()
+        except errors.Error:
+            os.close(fd)
+            raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._end, self._offset = fd, size, HEADER_BYTES
-        self.segments.append(Segment(sequence, path, header.first_index))
-        for type, payload in opening:
-            self._write(type, payload)
+        self._fd, self._end, self._offset, self._seed = fd, size, HEADER_BYTES, header.seed
+        self.segments.append(Segment(path, header))
+
+    # -- syncing ----------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
         """Everything appended is durable on return. A failure poisons: what the disk holds is not known any more."""
         if self.durable == self._number or self._fd < 0:
             return
-        segment = self.segments[-1].path
-        try:
-            _sync_data(self._fd)
-        except OSError as reason:
-            self.poison = f"{segment} could not be synced: {reason.strerror}"
-            raise errors.from_code(Code.IO_ERROR, f"fastkv: cannot sync {segment}: {reason.strerror}") from reason
+        if not self._names_synced:
+            self._sync_names()
+        while self._unsynced:
+            with storage_errors(f"open {self._unsynced[0]}"):
+                fd = os.open(self._unsynced[0], os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._sync_or_poison(self._unsynced[0], fd)
+            finally:
+                os.close(fd)
+            del self._unsynced[0]
+        self._sync_or_poison(self.segments[-1].path, self._fd)
         self.syncs += 1
         self.durable = self._number
 
+    def _sync_names(self) -> None:
+        try:
+            sync_directory(self.path)
+        except OSError as reason:
+            raise self._poisoned(self.path, reason) from reason
+        self._names_synced = True
+
+    def _sync_or_poison(self, path: str, fd: int) -> None:
+        try:
+            _sync_data(fd)
+        except OSError as reason:
+            raise self._poisoned(path, reason) from reason
+
+    def _poisoned(self, path: str, reason: OSError) -> errors.Error:
+        self.poison = f"{path} could not be synced: {reason.strerror}"
+        return errors.from_code(Code.POISONED, f"fastkv: no more writes until the store is opened again: {self.poison}")
+
+    # -- letting go -------------------------------------------------------------------------------------------
+
     def drop_before(self, index: int) -> None:
-        """Remove the segments that hold no entry above index, oldest first."""
-        while len(self.segments) > 1 and self.segments[1].first_index <= index + 1:
-            with storage_errors(f"remove {self.segments[0].path}"):
-                os.unlink(self.segments[0].path)
+        """Remove the segments that hold no entry above index (cut ones count), oldest first, each for good."""
+        count = 0
+        while count + 1 < len(self.segments) and self.segments[count + 1].header.first_index <= index + 1:
+            count += 1
+        if not count:
+            return
+        last_dropped = self.segments[count - 1].header.sequence
+        for type, (payload, sequence) in sorted(self.newest.items()):
+            if sequence <= last_dropped:
+                self._append(type, payload)
+        self.sync()
+        for segment in self.segments[:count]:
+            with storage_errors(f"remove {segment.path}"):
+                with suppress(FileNotFoundError):  # removed by a call that failed behind it
+                    os.unlink(segment.path)
+                sync_directory(self.path)  # a gap would look like a lost segment
             del self.segments[0]
 
     def close(self) -> None:

@@ -81,17 +81,19 @@ def scan(log_path: str) -> Scan:
             if header is None or header.sequence != sequence:
                 raise Place(path, 0).corrupt("the header of the oldest segment does not verify")
             number, crc = header.last_number, header.last_crc
-        expected = SegmentHeader(sequence, header.first_index if header else 0, number, crc)
-        if header != expected or (segments and sequence != segments[-1].sequence + 1):
+            durable = number
+        if header is None or (header.sequence, header.last_number, header.last_crc) != (sequence, number, crc):
             break
-        durable = durable or number
-        segments.append(Segment(sequence, path, header.first_index))
-        offset = HEADER_BYTES
-        while record := decode_record(data, offset):
+        if segments and sequence != segments[-1].header.sequence + 1:
+            break
+        segments.append(Segment(path, header))
+        offset, seed = HEADER_BYTES, header.seed
+        while record := decode_record(data, offset, seed):
             if record.prev != crc or record.number != number + 1:
                 break
             records.append((record, Place(path, offset)))
-            offset, number, crc = offset + record.size, record.number, record.crc
+            offset = min(offset + record.size, len(data))  # a file that lost its end may stop inside the padding
+            number, crc = record.number, record.crc
             durable = max(durable, record.durable)
     end = Position(segments, offset, number, crc)
     remove = [path for _, path in files[len(segments) :]]
@@ -105,8 +107,13 @@ def _torn_bytes(end: Position, remove: list[str]) -> int:
     torn_bytes = 0
     for place in behind:
         data = _read(place.path)
-        torn_bytes += len(data[place.offset :].rstrip(b"\0"))
-        evidence = _evidence(data, place.offset, end.number + 1)
+        torn = data[place.offset :].rstrip(b"\0")
+        torn_bytes += len(torn)
+        header = SegmentHeader.decode(data)
+        if header is None and place.offset + len(torn) > HEADER_BYTES:
+            what = "its header does not verify, and was synced before what stands behind it was written"
+            raise Place(place.path, 0).corrupt(what)
+        evidence = header and _evidence(data, header.seed, place.offset, end.number + 1)
         if evidence is not None:
             offset, number = evidence
             raise behind[0].corrupt(
@@ -116,14 +123,16 @@ def _torn_bytes(end: Position, remove: list[str]) -> int:
     return torn_bytes
 
 
-def _evidence(data: bytes, offset: int, number: int) -> tuple[int, int] | None:
+def _evidence(data: bytes, seed: int, offset: int, number: int) -> tuple[int, int] | None:
     """(offset, number) of a record that was written when record `number` was known to be synced."""
     for match in _TYPE.finditer(data, offset + 12):
         begin = match.start() - 12
         if begin % 8 or begin + RECORD_BYTES > len(data):
             continue
         claimed, durable = _NUMBERS.unpack_from(data, begin + 16)
-        if claimed > number and durable >= number and decode_record(data, begin) is not None:
+        if claimed <= number or not number <= durable < claimed:
+            continue
+        if decode_record(data, begin, seed) is not None:
             return begin, claimed
     return None
 
@@ -133,7 +142,7 @@ def repair(log_path: str, found: Scan) -> None:
     with storage_errors(f"cut the torn end of the log in {log_path}"):
         if found.torn_bytes and found.place is not None:
             with open(found.place.path, "r+b") as file:
-                length = file.seek(0, os.SEEK_END) - found.place.offset
+                length = max(file.seek(0, os.SEEK_END) - found.place.offset, 0)
                 file.seek(found.place.offset)
                 file.write(bytes(length))
                 file.flush()

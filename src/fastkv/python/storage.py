@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastkv import errors
@@ -24,7 +25,7 @@ from fastkv.engine import Options
 from fastkv.python import checkpoint, log, recovery, validate
 from fastkv.python.checkpoint import Picture
 from fastkv.python.directory import Directory, storage_errors
-from fastkv.python.log import Log
+from fastkv.python.log import INDEX_MAX, Log
 from fastkv.python.recovery import Place
 from fastkv.python.store import Store
 from fastkv.python.wire import read_varint, varint
@@ -34,7 +35,9 @@ TERM = 1  # of a store without Raft
 READONLY_ATTEMPTS = 3
 
 _BATCH = struct.Struct("<QQ")
+_ONE = struct.Struct("<Q")
 _TWO = struct.Struct("<QQ")
+_HARD_STATE = struct.Struct("<QQQ")
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Storage:
         self._bytes_before = 0  # of log records since the checkpoint, as found at open ...
         self._bytes_at_checkpoint = 0  # ... and what log.bytes was when the last picture was taken
         self._damaged: set[int] = set()  # checkpoints
+        self._hard_state = b""
 
     @classmethod
     def open(cls, path: str, options: Options) -> tuple[Storage, Recovered]:
@@ -110,6 +114,7 @@ class Storage:
         replay = _Replay(picture, found)
         if replay.last_index < reach:
             raise reason
+        clean = bool(found.records) and found.records[-1][0].type == log.CLEAN
         if found.torn_bytes:
             where = f"{found.place.path} at offset {found.place.offset}" if found.place else self.directory.log_path
             self._say(f"{found.torn_bytes} bytes of a torn write {'left out' if readonly else 'cut'}: {where}")
@@ -123,13 +128,15 @@ class Storage:
         index = max(replay.last_index, picture.index)
         sizes = self.options.segment_bytes_first, self.options.segment_bytes_max
         self.log = Log(self.directory.log_path, found.end, found.durable, replay.last_index, sizes, readonly)
-        self.log.meta, self.log.hard_state = replay.meta, replay.hard_state
+        self.log.newest, self.log.last_is_clean = replay.newest, clean
+        self._hard_state = replay.hard_state
         self._bytes_before = replay.bytes
         self.checkpoint_index = picture.index
-        if replay.last_index < picture.index and not readonly:
-            self.log.append_snapshot(picture.index, picture.term)
-        if self.options.sync and not readonly:
-            self.log.sync()  # what is shown from now on must not be lost again
+        if replay.last_index < picture.index:
+            self.log.skip_to(picture.index, picture.term)
+        # What is shown from now on must not be lost again. A clean record alone need not be waited for.
+        if self.options.sync and not readonly and not (clean and found.durable + 1 >= found.end.number):
+            self.log.sync()
         return Recovered(store, index, replay.meta)
 
     def _load_checkpoint(self) -> tuple[Picture, int, errors.Error]:
@@ -176,8 +183,7 @@ class Storage:
 
     def picture(self, store: Store, index: int, meta: bytes) -> tuple[Picture, int]:
         """The state now, and how many bytes of log it covers."""
-        hard_state = self.log.hard_state or b""
-        return checkpoint.take_picture(store, index, TERM, meta, hard_state), self.log.bytes
+        return checkpoint.take_picture(store, index, TERM, meta, self._hard_state), self.log.bytes
 
     def write_checkpoint(self, picture: Picture) -> None:
         self.checkpoint_bytes = checkpoint.write(self.directory.checkpoint_path, picture)
@@ -204,7 +210,10 @@ class Storage:
 
     def close_log(self, applied_index: int) -> None:
         self.log.sync()
-        self.log.append_clean(applied_index)
+        if not self.log.segments or self.log.last_is_clean:
+            return
+        with suppress(errors.QuotaError):  # the clean record is only a help: a full disk does without
+            self.log.append_clean(applied_index)
         self.log.sync()
 
     def release(self) -> None:
@@ -218,28 +227,35 @@ class _Replay:
     def __init__(self, picture: Picture, found: recovery.Scan) -> None:
         self.batches: list[tuple[bytes, Place]] = []
         self.meta, self.hard_state = picture.meta, picture.hard_state
-        self.last_index = found.end.segments[0].first_index - 1 if found.end.segments else 0
+        self.newest: dict[int, tuple[bytes, int]] = {}  # Log.newest
+        segments = found.end.segments
+        self.last_index = segments[0].header.first_index - 1 if segments else picture.index
         self.bytes = 0
         self._start = picture.index
+        self._snapshot_index = 0
         if self.last_index > picture.index:
-            place = Place(found.end.segments[0].path, 0)
+            place = Place(segments[0].path, 0)
             raise place.corrupt(f"it begins at entry {self.last_index + 1}, the checkpoint ends at {picture.index}")
-        first_indexes = {segment.path: segment.first_index for segment in found.end.segments}
-        for record, place in found.records:
-            first_index = first_indexes.pop(place.path, self.last_index + 1)
-            if first_index != self.last_index + 1:
-                raise place.corrupt(f"its segment begins with entry {first_index}, the last one was {self.last_index}")
-            self.bytes += record.size
-            try:
-                self._take(record, place)
-            except struct.error as error:
-                raise place.corrupt(f"a record of type {record.type} is too short") from error
+        records = iter(found.records)
+        following = next(records, None)
+        for path, header in segments:
+            if header.first_index != self.last_index + 1:
+                what = f"it begins with entry {header.first_index}, the last one was {self.last_index}"
+                raise Place(path, 0).corrupt(what)
+            while following is not None and following[1].path == path:
+                record, place = following
+                self.bytes += record.size
+                try:
+                    self._take(record, place, header.sequence)
+                except struct.error as error:
+                    raise place.corrupt(f"what it holds is not what its type {record.type} says") from error
+                following = next(records, None)
 
-    def _take(self, record: log.LogRecord, place: Place) -> None:
+    def _take(self, record: log.LogRecord, place: Place, sequence: int) -> None:
         match record.type:
             case log.ENTRY:
                 index = _TWO.unpack_from(record.payload)[1]
-                if index == 0 or index > self.last_index + 1:
+                if not self._snapshot_index < index <= min(self.last_index + 1, INDEX_MAX):
                     raise place.corrupt(f"entry {index} follows entry {self.last_index}")
                 if index <= self._start:
                     self.batches.clear()
@@ -249,15 +265,20 @@ class _Replay:
                     self.batches.append((record.payload[_TWO.size :], place))
                 self.last_index = index
             case log.HARD_STATE:
+                _HARD_STATE.unpack(record.payload)
                 self.hard_state = record.payload
+                self.newest[record.type] = record.payload, sequence
+            case log.CLEAN:
+                _ONE.unpack(record.payload)
             case log.SNAPSHOT:
-                index = _TWO.unpack(record.payload)[0]
+                index = self._snapshot_index = _TWO.unpack(record.payload)[0]
                 if index > max(self.last_index, self._start):
                     raise place.corrupt(f"the state up to entry {index} should be in a checkpoint")
                 del self.batches[max(index - self._start, 0) :]
                 self.last_index = index
             case log.META:
                 self.meta = record.payload
+                self.newest[record.type] = record.payload, sequence
 
 
 def _apply(store: Store, batch: bytes, place: Place) -> None:

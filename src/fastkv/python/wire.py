@@ -5,7 +5,6 @@ The protobuf wire, and the etcd messages that the store itself reads and writes.
 
 Decoding takes hostile bytes: errors.Code.MALFORMED, never another exception, unless they are a well-formed message.
 Unknown fields, and known fields of another wire type, are skipped; of a field or oneof given twice the last one counts.
-Bits that a number has no room for (64; tags and lengths 32) are dropped, as protozero and Google's C++ do; Go refuses them.
 Encoding is canonical proto3: fields ascending, zero and empty left out, but a present message is written even if empty.
 
 Left out: groups (no etcd message ever had one: malformed), merging of a oneof message that is given twice.
@@ -21,7 +20,7 @@ from fastkv import errors
 from fastkv.errors import Code
 from fastkv.types import KeyValue
 
-_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
+_U64 = (1 << 64) - 1
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 TXN_DEPTH_MAX = 128  # nested txns; etcd's --max-txn-ops gives the same bound
 
@@ -57,7 +56,9 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number & _U64, at
+            if number > _U64:
+                break
+            return number, at
         shift += 7
     raise malformed()
 
@@ -67,8 +68,7 @@ def read_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     at, end = 0, len(data)
     while at < end:
         tag, at = read_varint(data, at)
-        tag &= _U32
-        if tag >> 3 == 0 or 19000 <= tag >> 3 <= 19999:
+        if not 8 <= tag < 1 << 32:
             raise malformed()
         kind = tag & 7
         if kind == _VARINT:
@@ -77,7 +77,6 @@ def read_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             continue
         if kind == _BYTES:
             length, at = read_varint(data, at)
-            length &= _U32
         elif kind in (_EIGHT, _FOUR):
             length = 8 if kind == _EIGHT else 4
         else:

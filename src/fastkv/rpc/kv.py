@@ -15,6 +15,7 @@ from fastkv.rpc.wire import Message, message_field
 from fastkv.server.node import Node
 
 KEYS_INLINE_MAX = 64
+RANGE_OP_TAG = b"\x0a"  # RequestOp.request_range
 
 
 def _is_short(request: Message) -> bool:
@@ -47,8 +48,15 @@ async def delete_range(node: Node, request: bytes) -> bytes:
     return await node.execute(DELETE_RANGE, request)
 
 
+def _only_reads(request: Message) -> bool:
+    """Whether every operation looks like a range; the engine has the last word."""
+    return all(operation.startswith(RANGE_OP_TAG) for operation in (*request.all(2), *request.all(3)))
+
+
 async def txn(node: Node, request: bytes) -> bytes:
-    return await node.execute(TXN, request)
+    """One that only reads needs no log; like a range it may be long."""
+    response = await asyncio.to_thread(node.engine.read_txn, request) if _only_reads(Message(request)) else None
+    return await node.execute(TXN, request) if response is None else response
 
 
 async def compact(node: Node, request: bytes) -> bytes:

@@ -33,7 +33,7 @@ from fastkv.server.committer import Committer, Outcome, Proposal
 from fastkv.server.config import Config
 from fastkv.server.lessor import Lessor
 from fastkv.server.log import Log
-from fastkv.server.quota import Quota, cost
+from fastkv.server.quota import Quota
 
 ALARM_GET, ALARM_ACTIVATE, ALARM_DEACTIVATE = 0, 1, 2
 ALARM_NONE, ALARM_NOSPACE, ALARM_CORRUPT = 0, 1, 2
@@ -146,8 +146,6 @@ class Node:
         if self.quota.is_exceeded_by(tag, payload) and (self.identity.member_id, ALARM_NOSPACE) not in self.alarms:
             self.log.warn("message exceeded backend quota; raising alarm", quota_size_bytes=self.config.quota_bytes)
             await self.set_alarm(ALARM_ACTIVATE, self.identity.member_id, ALARM_NOSPACE)
-        if self.alarms and cost(tag, payload) > 0 and any(alarm == ALARM_NOSPACE for _, alarm in self.alarms):
-            raise from_code(Code.NO_SPACE)
         code, response = await self.propose(tag, payload)
         if code != Code.OK:
             raise from_code(code)
