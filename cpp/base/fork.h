@@ -1,4 +1,5 @@
-// Has this process been forked since? Threads and locks do not survive a fork: a store opened before it must not be touched after it.
+// Has this process been forked since? Threads and locks do not survive a fork: a store opened before it must not be
+// touched after it.
 #pragma once
 
 #include <cstdint>

@@ -40,7 +40,8 @@ char* MapRegion() {
   auto address = reinterpret_cast<uintptr_t>(raw);
   const uintptr_t aligned = (address + kBytes - 1) / kBytes * kBytes;
   if (aligned != address) munmap(raw, aligned - address);
-  if (const size_t behind = address + kBytes - aligned; behind > 0) munmap(reinterpret_cast<void*>(aligned + kBytes), behind);
+  if (const size_t behind = address + kBytes - aligned; behind > 0)
+    munmap(reinterpret_cast<void*>(aligned + kBytes), behind);
   return reinterpret_cast<char*>(aligned);
 }
 

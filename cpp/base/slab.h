@@ -3,7 +3,8 @@
 //   region (2 MiB, one huge page)  =  32 slabs of 64 KiB
 //   slab   | header | object | object | ... |     all of one size class (a multiple of 16 bytes)
 //
-// Why not malloc: no header an object, few TLB misses (a lookup in a large store is bound by those), and freeing does not coalesce.
+// Why not malloc: no header an object, few TLB misses (a lookup in a large store is bound by those), and freeing does
+// not coalesce.
 //
 // Invariants:
 // - an object lies in one slab, whose header is found by masking the object's address.
@@ -27,7 +28,7 @@ class SlabPool {
   SlabPool(const SlabPool&) = delete;
   SlabPool& operator=(const SlabPool&) = delete;
 
-  void* Allocate(size_t bytes);  // throws std::bad_alloc
+  void* Allocate(size_t bytes);           // throws std::bad_alloc
   void Free(void* object, size_t bytes);  // `bytes` as it was allocated
 
   // What Allocate(bytes) takes.

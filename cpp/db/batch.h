@@ -27,7 +27,8 @@ inline void AppendCommand(std::string* to, const Command& command) {
   to->append(command.payload);
 }
 
-// Walks hostile bytes; false if they are not a batch. visit(command) may return false to stop (then ForEachCommand does too).
+// Walks hostile bytes; false if they are not a batch. visit(command) may return false to stop (then ForEachCommand does
+// too).
 template <typename Visit>
 bool ForEachCommand(std::string_view batch, Visit&& visit) {
   ByteReader in(batch);

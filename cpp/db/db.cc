@@ -11,10 +11,16 @@ namespace {
 
 constexpr size_t kGroupBytesMax = 16 << 20;  // of commands in one batch; a larger single command is a batch of its own
 constexpr uint64_t kCleanTailBytes = 16 << 20;  // a longer log tail gets a checkpoint at Close
-constexpr size_t kCompactSlice = 1000;
+constexpr uint64_t kReturnMicros = 50;          // a fraction of a sync
 constexpr size_t kCheckpointsKept = 2;
 
 }  // namespace
+
+// The group that a thread was in last. Written under queue_mutex_ while the thread waits.
+struct Db::ThreadRecent {
+  const Db* db = nullptr;
+  uint64_t group = 0;
+};
 
 // A caller of Commit, on its stack, while its commands are on their way.
 struct Db::Waiter {
@@ -24,6 +30,7 @@ struct Db::Waiter {
   Status status;
   bool done = false;
   std::condition_variable wake;
+  ThreadRecent* thread = nullptr;
 };
 
 // Somebody beside the leader who uses log_, if status() is OK: Close waits for it.
@@ -138,7 +145,9 @@ Status Db::LoadCheckpoint(const CheckpointReader& reader) {
           picture.leases.push_back(lease);
         }
         return {};
-      case BlockType::kMeta: meta_ = std::string(payload); return {};
+      case BlockType::kMeta:
+        meta_ = std::string(payload);
+        return {};
       case BlockType::kAlarms:
         while (!in.done()) {
           std::pair<uint64_t, uint64_t> alarm;
@@ -148,7 +157,8 @@ Status Db::LoadCheckpoint(const CheckpointReader& reader) {
         return {};
       case BlockType::kHardState:
       case BlockType::kHead:
-      case BlockType::kFooter: return {};
+      case BlockType::kFooter:
+        return {};
     }
     return reader.CorruptBlock(payload, "a block of an unknown type");
   }));
@@ -170,7 +180,8 @@ Status Db::ApplyEntry(const LogEntry& entry) {
     return false;
   });
   if (!status.ok()) return status;
-  if (!whole) return {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " is not a batch of commands"};
+  if (!whole)
+    return {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " is not a batch of commands"};
   applied_index_.store(entry.index, std::memory_order_release);
   if (entry.term > term_.load()) term_.store(entry.term);
   return {};
@@ -249,7 +260,26 @@ Status Db::Put(std::string_view key, std::string_view value, int64_t lease, Comm
   return status;
 }
 
+// Callers of the group before, woken a moment ago, are on their way back with their next command. Waiting for them for
+// a fraction of a sync puts them all into this one; without, two halves of the callers would take turns, each with a
+// sync of its own.
+void Db::AwaitReturning(std::unique_lock<std::mutex>* lock) {
+  if (log_ == nullptr || !options_.sync) return;
+  size_t expected = group_size_;
+  for (const Waiter* queued : queue_) {
+    if (queued->thread->db != this || queued->thread->group != group_number_) ++expected;
+  }
+  const uint64_t until = env_->NowMicros() + kReturnMicros;
+  while (queue_.size() < expected && env_->NowMicros() < until) {
+    lock->unlock();
+    std::this_thread::yield();
+    lock->lock();
+  }
+}
+
 Status Db::CommitChecked(Waiter* waiter) {
+  thread_local ThreadRecent recent;
+  waiter->thread = &recent;
   for (const Command& command : waiter->commands) waiter->bytes += command.payload.size();
   std::vector<Waiter*> group;
   {
@@ -259,6 +289,7 @@ Status Db::CommitChecked(Waiter* waiter) {
     while (!waiter->done && (leading_ || queue_.front() != waiter)) waiter->wake.wait(lock);
     if (waiter->done) return waiter->status;
     leading_ = true;
+    AwaitReturning(&lock);
     size_t bytes = 0;
     while (!queue_.empty() && (group.empty() || bytes + queue_.front()->bytes <= kGroupBytesMax)) {
       bytes += queue_.front()->bytes;
@@ -269,7 +300,11 @@ Status Db::CommitChecked(Waiter* waiter) {
   Lead(group);
   std::unique_lock lock(queue_mutex_);
   leading_ = false;
+  ++group_number_;
+  group_size_ = group.size();
   for (Waiter* member : group) {
+    member->thread->db = this;
+    member->thread->group = group_number_;
     member->done = true;
     if (member != waiter) member->wake.notify_one();
   }
@@ -281,7 +316,8 @@ Status Db::CommitChecked(Waiter* waiter) {
   return waiter->status;
 }
 
-// The batch of a group: log, sync, apply, sweep. Sets every member's status and results. Only one thread leads at a time.
+// The batch of a group: log, sync, apply, sweep. Sets every member's status and results. Only one thread leads at a
+// time.
 void Db::Lead(const std::vector<Waiter*>& group) {
   const uint64_t index = applied_index_.load(std::memory_order_relaxed) + 1;
   Status status;

@@ -1,8 +1,8 @@
 // One store with its directory: recovery, the write path, checkpoints. What the Cython door and the C++ tests open.
 //
 //   Commit --> queue --+  the first caller leads: takes all that wait as one batch
-//   Commit --> queue --+--> log.Append --> log.Sync --> store.Apply --> hub.Sweep --> wakes the callers, each with its answer
-//   Commit --> queue --+  an uncontended caller does it all itself: no hand-over, no wake-up
+//   Commit --> queue --+--> log.Append --> log.Sync --> store.Apply --> hub.Sweep --> wakes the callers, each with its
+//   answer Commit --> queue --+  an uncontended caller does it all itself: no hand-over, no wake-up
 //
 // Invariants:
 // - a batch is applied only once it is durable (sync) or safe from the death of the process (no sync); in log order.
@@ -92,6 +92,7 @@ class Db {
 
  private:
   struct Waiter;
+  struct ThreadRecent;
   class LogUse;
 
   Db(std::string path, DbOptions options);
@@ -101,6 +102,7 @@ class Db {
   void RemoveCompacted();
 
   Status CommitChecked(Waiter* waiter);
+  void AwaitReturning(std::unique_lock<std::mutex>* lock);
   void Lead(const std::vector<Waiter*>& group);
   Status Broken(const char* reason);
   Status WriteBatch(const std::vector<Waiter*>& group, uint64_t index);
@@ -124,6 +126,8 @@ class Db {
   mutable std::mutex queue_mutex_;  // queue_, leading_, log_users_, poisoned_
   std::deque<Waiter*> queue_;
   bool leading_ = false;
+  uint64_t group_number_ = 0;
+  size_t group_size_ = 0;
   int log_users_ = 0;  // calls beside the leader's that use log_
   std::condition_variable idle_;
   std::string poisoned_;

@@ -8,8 +8,8 @@
 
 namespace fastkv {
 
-// The smallest key of the subtree to its right, or anything between it and the largest to its left. Shared by successive copies of
-// an inner node; retired when it leaves the tree.
+// The smallest key of the subtree to its right, or anything between it and the largest to its left. Shared by
+// successive copies of an inner node; retired when it leaves the tree.
 struct BTree::Separator {
   uint32_t length;
   std::string_view key() const { return {reinterpret_cast<const char*>(this + 1), length}; }
@@ -74,7 +74,8 @@ int AgainstPrefix(std::string_view key, std::string_view any_key, uint32_t prefi
   return order < 0 ? -1 : order > 0 ? 1 : 0;
 }
 
-// First i in [0, count) whose key is >= key (greater: > key), for a key that has the node's prefix. Ties of heads are broken by key_at.
+// First i in [0, count) whose key is >= key (greater: > key), for a key that has the node's prefix. Ties of heads are
+// broken by key_at.
 template <typename KeyAt>
 int Search(const uint64_t* heads, int count, uint32_t prefix_length, std::string_view key, bool greater, KeyAt key_at) {
   const uint64_t head = Head(key, prefix_length);
@@ -93,10 +94,12 @@ int Search(const uint64_t* heads, int count, uint32_t prefix_length, std::string
   return low;
 }
 
-// Exact for keys that are in the leaf; for others only if they have its prefix. Touches no other record than the one it finds.
+// Exact for keys that are in the leaf; for others only if they have its prefix. Touches no other record than the one it
+// finds.
 int SearchLeafOptimistic(const BTree::Leaf* leaf, std::string_view key) {
   PrefetchLines(leaf, BTree::Leaf::Bytes(BTree::kLeafMax));
-  return Search(leaf->heads(), leaf->count, leaf->prefix_length, key, false, [leaf](int i) { return leaf->at(i)->key(); });
+  return Search(leaf->heads(), leaf->count, leaf->prefix_length, key, false,
+                [leaf](int i) { return leaf->at(i)->key(); });
 }
 
 int SearchLeaf(const BTree::Leaf* leaf, std::string_view key) {
@@ -322,8 +325,9 @@ void BTree::Install(const Place& place, Record* newest) {
   const int count = leaf->count;
   // The record that goes to slot i of the old leaf with the new one put in.
   auto merged = [&](int i) {
-    return i < position ? leaf->slots()[i].load(std::memory_order_relaxed)
-                        : i == position ? newest : leaf->slots()[i - 1].load(std::memory_order_relaxed);
+    return i < position    ? leaf->slots()[i].load(std::memory_order_relaxed)
+           : i == position ? newest
+                           : leaf->slots()[i - 1].load(std::memory_order_relaxed);
   };
   auto build = [&](int from, int to) {
     Leaf* made = NewLeaf(to - from, leaf->prefix_length);
@@ -333,8 +337,9 @@ void BTree::Install(const Place& place, Record* newest) {
     for (int i = from; i < to; ++i) {
       Record* record = merged(i);
       made->slots()[i - from].store(record, std::memory_order_relaxed);
-      made->heads()[i - from] = i < position ? leaf->heads()[i]
-                                : i == position ? Head(newest->key(), leaf->prefix_length) : leaf->heads()[i - 1];
+      made->heads()[i - from] = i < position    ? leaf->heads()[i]
+                                : i == position ? Head(newest->key(), leaf->prefix_length)
+                                                : leaf->heads()[i - 1];
     }
     if (to - from == count + 1) {
       live = leaf->live.load(std::memory_order_relaxed) + static_cast<int>(Live(newest));
@@ -395,9 +400,7 @@ void BTree::InsertChild(const Cursor& path, int level, Node* left, Separator* se
   Inner* old = step.node;
   const int at = step.child;
   const int children = old->count + 2;
-  auto separator_at = [&](int i) {
-    return i < at ? old->separators[i] : i == at ? separator : old->separators[i - 1];
-  };
+  auto separator_at = [&](int i) { return i < at ? old->separators[i] : i == at ? separator : old->separators[i - 1]; };
   auto child_at = [&](int i) -> Node* {
     if (i == at) return left;
     if (i == at + 1) return right;
@@ -535,7 +538,8 @@ void BTree::BulkLoad(const std::vector<Record*>& newest) {
 
 void BTree::Check(std::vector<std::string>* problems) const {
   const Record* previous = nullptr;
-  if (const Node* root = root_.load(std::memory_order_acquire); root != nullptr) CheckNode(root, {}, &previous, problems);
+  if (const Node* root = root_.load(std::memory_order_acquire); root != nullptr)
+    CheckNode(root, {}, &previous, problems);
 }
 
 void BTree::CheckNode(const Node* node, std::string_view low, const Record** previous,
@@ -545,7 +549,8 @@ void BTree::CheckNode(const Node* node, std::string_view low, const Record** pre
     for (int i = 0; i <= inner->count; ++i) {
       if (i > 0) {
         low = inner->separators[i - 1]->key();
-        if (*previous != nullptr && (*previous)->key() >= low) problems->push_back("key index: a key is right of its separator");
+        if (*previous != nullptr && (*previous)->key() >= low)
+          problems->push_back("key index: a key is right of its separator");
         if (inner->heads[i - 1] != Head(low, inner->prefix_length)) problems->push_back("key index: wrong inner head");
       }
       CheckNode(inner->children[i].load(std::memory_order_acquire), low, previous, problems);
@@ -560,7 +565,8 @@ void BTree::CheckNode(const Node* node, std::string_view low, const Record** pre
     if (key < low) problems->push_back("key index: a key is left of its separator");
     if (*previous != nullptr && key <= (*previous)->key()) problems->push_back("key index: keys out of order");
     if (leaf->heads()[i] != Head(key, leaf->prefix_length)) problems->push_back("key index: wrong leaf head");
-    if (record->main() > leaf->max_main.load(std::memory_order_acquire)) problems->push_back("key index: max_main too low");
+    if (record->main() > leaf->max_main.load(std::memory_order_acquire))
+      problems->push_back("key index: max_main too low");
     live += static_cast<int>(Live(record));
     *previous = record;
   }

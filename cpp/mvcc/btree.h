@@ -1,18 +1,22 @@
 // The key index: a B-tree from key to the newest record of that key's history.
 //
-//                       inner [ m | t ]                 heads: 8 bytes of each key behind the node's common prefix, as a
-//                      /      |      \                  big-endian number, so that a search touches one array and derefs
+//                       inner [ m | t ]                 heads: 8 bytes of each key behind the node's common prefix, as
+//                       a
+//                      /      |      \                  big-endian number, so that a search touches one array and
+//                      derefs
 //               leaf [a d g] [m p] [t x z]              a key only to break ties
 //                     |           `-> Record (newest) -> older -> ...
 //
-// Copy-on-write without path copying: a node's keys never change once it is published. A new key makes a new leaf, which takes
-// the old one's place in its parent by one pointer store; only a split makes a new parent. A new version of a known key
-// is one pointer store into the leaf's slot. Readers therefore never wait; what they miss is newer than their revision.
+// Copy-on-write without path copying: a node's keys never change once it is published. A new key makes a new leaf,
+// which takes the old one's place in its parent by one pointer store; only a split makes a new parent. A new version of
+// a known key is one pointer store into the leaf's slot. Readers therefore never wait; what they miss is newer than
+// their revision.
 //
 // Invariants:
 // - keys ascend strictly within and across leaves; a leaf is never empty (the root leaf may be absent).
 // - every record reachable here is the newest of its key.
-// - leaf.max_main >= main of every record in its slots; leaf.live = slots whose record is no tombstone. The writer raises max_main
+// - leaf.max_main >= main of every record in its slots; leaf.live = slots whose record is no tombstone. The writer
+// raises max_main
 //   before it changes a slot or live, so a reader that loads live and then finds max_main <= R has live as of R.
 // Thread safety: one writer; readers under an EpochGuard. What the writer unlinks goes to the Retired list it brings.
 #pragma once
@@ -82,12 +86,15 @@ class BTree {
     Record* newest = nullptr;  // null: no such key
   };
   Place Locate(std::string_view key) const;
-  void Install(const Place& place, Record* newest);  // REQUIRES: place = Locate(newest->key()), newest->older() is its newest
-  void Erase(const Place& place);                    // REQUIRES: place.newest; the record itself is the caller's to retire
+  void Install(const Place& place,
+               Record* newest);    // REQUIRES: place = Locate(newest->key()), newest->older() is its newest
+  void Erase(const Place& place);  // REQUIRES: place.newest; the record itself is the caller's to retire
   // REQUIRES: the tree is empty; newest records of distinct keys, ascending.
   void BulkLoad(const std::vector<Record*>& newest);
 
-  uint64_t keys() const { return keys_.load(std::memory_order_relaxed); }  // with deleted ones that compaction has not removed
+  uint64_t keys() const {
+    return keys_.load(std::memory_order_relaxed);
+  }  // with deleted ones that compaction has not removed
   uint64_t memory_bytes() const { return memory_bytes_.load(std::memory_order_relaxed); }
 
   // Walks everything; appends what is wrong.
@@ -108,7 +115,8 @@ class BTree {
   static uint32_t InnerPrefix(const Inner* inner);
   static void FillHeads(Inner* inner);
   static int ChildFor(const Inner* inner, std::string_view key);
-  void CheckNode(const Node* node, std::string_view low, const Record** previous, std::vector<std::string>* problems) const;
+  void CheckNode(const Node* node, std::string_view low, const Record** previous,
+                 std::vector<std::string>* problems) const;
 
   Retired* retired_;
   SlabPool* const pool_;

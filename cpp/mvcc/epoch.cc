@@ -56,7 +56,8 @@ EpochGuard::EpochGuard() {
   if (thread.depth++ > 0) return;
   if (thread.slot == nullptr) thread.slot = TakeSlot();
   const uint64_t epoch = g_epoch.load(std::memory_order_acquire);
-  // The slot must be visible before any pointer is followed. A thread sanitizer does not model fences: give it an exchange.
+  // The slot must be visible before any pointer is followed. A thread sanitizer does not model fences: give it an
+  // exchange.
 #if defined(__SANITIZE_THREAD__)
   thread.slot->epoch.exchange(epoch, std::memory_order_seq_cst);
 #else
@@ -70,14 +71,13 @@ EpochGuard::~EpochGuard() {
   if (--thread.depth == 0) thread.slot->epoch.store(0, std::memory_order_release);
 }
 
-void Retired::Add(void* memory, Deleter deleter, void* context) {
-  items_.push_back({memory, deleter, context, 0});
-}
+void Retired::Add(void* memory, Deleter deleter, void* context) { items_.push_back({memory, deleter, context, 0}); }
 
 void Retired::Reclaim() {
   if (items_.empty()) return;
-  // Stamped here and not in Add: an epoch read there could be older than what a reader has entered at since (another store's
-  // writer raises it too), while the unlinking store is not yet seen. Who enters at `now` or later sees all of it unlinked.
+  // Stamped here and not in Add: an epoch read there could be older than what a reader has entered at since (another
+  // store's writer raises it too), while the unlinking store is not yet seen. Who enters at `now` or later sees all of
+  // it unlinked.
   const uint64_t now = g_epoch.fetch_add(1, std::memory_order_seq_cst) + 1;
   for (auto item = items_.rbegin(); item != items_.rend() && item->epoch == 0; ++item) item->epoch = now - 1;
   const uint64_t oldest = OldestInside(now);

@@ -1,10 +1,12 @@
-// When may memory that readers could still see be freed? After every reader that was inside when it was unlinked has left.
+// When may memory that readers could still see be freed? After every reader that was inside when it was unlinked has
+// left.
 //
 //   reader:  EpochGuard guard;  ... follow pointers ...           (wait-free: one store and a fence)
 //   writer:  unlink(p); retired.Add(p, deleter); ... retired.Reclaim();
 //
 // Invariants:
-// - a guard publishes the epoch it entered at; retired memory is freed once every published epoch is newer than its own.
+// - a guard publishes the epoch it entered at; retired memory is freed once every published epoch is newer than its
+// own.
 // - guards nest; a thread must not block on I/O or on a client while it holds one (long reads work in slices).
 // Thread safety: EpochGuard from any thread; a Retired list belongs to one writer (the store's).
 #pragma once

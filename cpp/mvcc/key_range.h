@@ -11,7 +11,10 @@ struct KeyRange {
   bool single = false, unbounded = false;
 
   KeyRange(std::string_view key, std::string_view range_end)
-      : begin(key), end(range_end), single(range_end.empty()), unbounded(range_end.size() == 1 && range_end[0] == '\0') {}
+      : begin(key),
+        end(range_end),
+        single(range_end.empty()),
+        unbounded(range_end.size() == 1 && range_end[0] == '\0') {}
 
   bool Contains(std::string_view key) const {
     if (single) return key == begin;

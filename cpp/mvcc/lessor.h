@@ -1,4 +1,5 @@
-// Which leases exist and which keys hang on each. Time is somebody else's business: a lease ends when a command revokes it.
+// Which leases exist and which keys hang on each. Time is somebody else's business: a lease ends when a command revokes
+// it.
 //
 // Invariants: a key hangs on at most one lease, the one its newest record names.
 // Thread safety: none; the Store's write lock guards it.

@@ -12,7 +12,8 @@ namespace fastkv {
 namespace {
 
 // Field tags of mvccpb.KeyValue.
-constexpr char kKeyTag = 0x0a, kCreateTag = 0x10, kModTag = 0x18, kVersionTag = 0x20, kValueTag = 0x2a, kLeaseTag = 0x30;
+constexpr char kKeyTag = 0x0a, kCreateTag = 0x10, kModTag = 0x18, kVersionTag = 0x20, kValueTag = 0x2a,
+               kLeaseTag = 0x30;
 
 // Of bytes that we wrote ourselves.
 uint64_t GetVarint(const char*& from) {
@@ -24,9 +25,7 @@ uint64_t GetVarint(const char*& from) {
   }
 }
 
-size_t VarintSize(int64_t value) {
-  return VarintLength(static_cast<uint64_t>(value));
-}
+size_t VarintSize(int64_t value) { return VarintLength(static_cast<uint64_t>(value)); }
 
 size_t BytesFieldSize(size_t length) { return length == 0 ? 0 : 1 + VarintSize(static_cast<int64_t>(length)) + length; }
 size_t NumberFieldSize(int64_t value) { return value == 0 ? 0 : 1 + VarintSize(value); }
@@ -61,7 +60,8 @@ Record* Record::Allocate(uint32_t kv_length, int64_t main, uint32_t sub_flags, R
   record->depth_ = depth;
   record->kv_length_ = kv_length;
   if (before != 0) {
-    // Wanted: the record whose depth is this one's without its lowest set bit; a nearer one if the history has been cut.
+    // Wanted: the record whose depth is this one's without its lowest set bit; a nearer one if the history has been
+    // cut.
     const uint32_t wanted = depth & (depth - 1);
     Record* target = older;
     while (target->depth_ > wanted) {

@@ -2,13 +2,14 @@
 //
 //   key index -> newest -> older -> older -> (null: compacted away, or the first)
 //
-// A record holds the client-visible mvccpb.KeyValue already encoded, so that answering a range, encoding an event, hashing
-// and checkpointing are copies. A tombstone's KeyValue has key and mod_revision only.
+// A record holds the client-visible mvccpb.KeyValue already encoded, so that answering a range, encoding an event,
+// hashing and checkpointing are copies. A tombstone's KeyValue has key and mod_revision only.
 //
 // Invariants:
 // - along `older` the revisions (main, sub) fall strictly; the key is the same.
 // - `older` is cut (set to null) by compaction only, and only at or below the compact revision.
-// - depth counts the records that ever stood below this one; records of even depth > 0 carry a skip pointer, so that finding
+// - depth counts the records that ever stood below this one; records of even depth > 0 carry a skip pointer, so that
+// finding
 //   the record visible at a revision takes O(log^2 n) steps, not O(n).
 // Thread safety: immutable but for `older`; readers hold an EpochGuard (epoch.h) while they keep a Record*.
 #pragma once

@@ -31,7 +31,7 @@ class RevisionIndex {
   uint64_t end() const { return end_.load(std::memory_order_acquire); }
   // REQUIRES: position < end(). Null if compaction has trimmed it meanwhile.
   const Record* at(uint64_t position) const;
-  uint64_t LowerBound(int64_t main) const;    // the first position whose record has main >= this; end() if none
+  uint64_t LowerBound(int64_t main) const;  // the first position whose record has main >= this; end() if none
 
   // -- the writer's
   void Append(Record* record);

@@ -1,6 +1,7 @@
 // The MVCC store in memory: what a batch of commands does to it, and what a request reads from it.
 //
-//   Apply(PutRequest bytes) --> Record --> key index (newest per key)        Range(bytes) <-- records visible at a revision
+//   Apply(PutRequest bytes) --> Record --> key index (newest per key)        Range(bytes) <-- records visible at a
+//   revision
 //                                    `---> revision index (in order) -----> Events(from, to) -----> watchers
 //
 // Requests and answers are the client's protobuf bytes, so that one call serves the embedded API, the log and the wire.
@@ -9,10 +10,11 @@
 // - revision() is 1 for an empty store and rises by one for each command that changes something.
 // - a reader pinned to a revision sees exactly the records with main <= it, or learns that it has been compacted away.
 // - Apply changes nothing unless it returns kOk; equal commands on equal stores give equal stores and answers.
-// Thread safety: Apply, CompactStep and Load* under the WriteLock; everything else from any thread at any time, without waiting
-// for it (but for lease queries, which take it for a moment).
+// Thread safety: Apply, CompactStep and Load* under the WriteLock; everything else from any thread at any time, without
+// waiting for it (but for lease queries, which take it for a moment).
 //
-// Files: store_apply.cc (put, delete, leases, alarms), store_txn.cc, store_range.cc, store_compact.cc, store_hash.cc, store_state.cc.
+// Files: store_apply.cc (put, delete, leases, alarms), store_txn.cc, store_range.cc, store_compact.cc, store_hash.cc,
+// store_state.cc.
 #pragma once
 
 #include <atomic>
@@ -28,12 +30,12 @@
 #include "base/status.h"
 #include "mvcc/btree.h"
 #include "mvcc/epoch.h"
+#include "mvcc/event_source.h"
 #include "mvcc/key_range.h"
 #include "mvcc/lessor.h"
 #include "mvcc/record.h"
 #include "mvcc/revision_index.h"
 #include "proto/messages.h"
-#include "watch/hub.h"
 
 namespace fastkv {
 
@@ -53,7 +55,7 @@ constexpr uint64_t kAlarmNoSpace = 1;  // etcd's AlarmType
 constexpr int64_t kLeaseTtlMax = 9'000'000'000;
 
 struct Limits {
-  int64_t max_txn_ops = 0;      // 0: none
+  int64_t max_txn_ops = 0;  // 0: none
   int64_t max_request_bytes = 0;
 };
 
@@ -82,7 +84,8 @@ class Store final : public EventSource {
   int64_t revision() const override { return revision_.load(std::memory_order_acquire); }
   int64_t compact_revision() const override { return compact_revision_.load(std::memory_order_acquire); }
   Code Range(std::string_view request, std::string* response) const;
-  // A TxnRequest with nothing but ranges in both branches, answered without changing anything; *reads_only = false: it has others.
+  // A TxnRequest with nothing but ranges in both branches, answered without changing anything; *reads_only = false: it
+  // has others.
   Code ReadTxn(std::string_view request, const Limits& limits, bool* reads_only, std::string* response);
   // RangeStream: at most about bytes_max of kvs; *next is the request for the rest, "" at the end.
   Code RangeChunk(std::string_view request, size_t bytes_max, std::string* response, std::string* next) const;
@@ -98,7 +101,8 @@ class Store final : public EventSource {
       if (compact_revision() <= at) return Code::kOk;
     }
   }
-  // Collects what is visible, in key order (or reverse). REQUIRES: an EpochGuard, held until the records are no longer used.
+  // Collects what is visible, in key order (or reverse). REQUIRES: an EpochGuard, held until the records are no longer
+  // used.
   Code Scan(const KeyRange& range, int64_t revision, size_t limit, bool reverse, std::vector<const Record*>* out) const;
   Code Count(const KeyRange& range, int64_t revision, int64_t* count) const;
   // Every record of the key since the compact revision, oldest first. REQUIRES: an EpochGuard.
@@ -134,7 +138,8 @@ class Store final : public EventSource {
   // Hands over the payloads of `records` blocks, in key order; stops at the first error.
   Status WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink) const;
 
-  // Rebuilds an empty store: chains in any number of pieces in key order, then Finish. False: not what WriteChains writes.
+  // Rebuilds an empty store: chains in any number of pieces in key order, then Finish. False: not what WriteChains
+  // writes.
   class Loader {
    public:
     explicit Loader(Store* store) : store_(store) {}

@@ -28,15 +28,24 @@ Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response)
   if (retired_.size() >= 64) retired_.Reclaim();
   if (!alarms_.empty() && NoSpace() && Grows(tag, payload)) return Code::kNoSpace;
   switch (tag) {
-    case kTagPut: return ApplyPut(payload, response);
-    case kTagDeleteRange: return ApplyDeleteRange(payload, response);
-    case kTagTxn: return ApplyTxn(payload, response);
-    case kTagCompaction: return ApplyCompaction(payload, response);
-    case kTagLeaseGrant: return ApplyLeaseGrant(payload, response);
-    case kTagLeaseRevoke: return ApplyLeaseRevoke(payload, response);
-    case kTagAlarm: return ApplyAlarm(payload, response);
-    case kTagLeaseCheckpoint: return ApplyLeaseCheckpoint(payload, response);
-    default: return Code::kMalformed;
+    case kTagPut:
+      return ApplyPut(payload, response);
+    case kTagDeleteRange:
+      return ApplyDeleteRange(payload, response);
+    case kTagTxn:
+      return ApplyTxn(payload, response);
+    case kTagCompaction:
+      return ApplyCompaction(payload, response);
+    case kTagLeaseGrant:
+      return ApplyLeaseGrant(payload, response);
+    case kTagLeaseRevoke:
+      return ApplyLeaseRevoke(payload, response);
+    case kTagAlarm:
+      return ApplyAlarm(payload, response);
+    case kTagLeaseCheckpoint:
+      return ApplyLeaseCheckpoint(payload, response);
+    default:
+      return Code::kMalformed;
   }
 }
 
@@ -216,7 +225,8 @@ std::vector<std::string> Store::LeaseKeys(int64_t id) const {
 
 Store::Stats Store::GetStats() const {
   const std::lock_guard lock(write_mutex_);
-  const int64_t keys = CountAt(tree_.LowerBound({}), KeyRange(std::string_view("\0", 1), std::string_view("\0", 1)), revision());
+  const int64_t keys =
+      CountAt(tree_.LowerBound({}), KeyRange(std::string_view("\0", 1), std::string_view("\0", 1)), revision());
   return {static_cast<uint64_t>(keys), records_.load(std::memory_order_relaxed),
           record_bytes_.load(std::memory_order_relaxed) + tree_.memory_bytes() + index_.memory_bytes(),
           lessor_.all().size()};
@@ -226,7 +236,8 @@ void Store::RetireRecord(Record* record) {
   records_.fetch_sub(1, std::memory_order_relaxed);
   record_bytes_.fetch_sub(Record::AllocatedBytes(record), std::memory_order_relaxed);
   retired_.Add(
-      record, [](void* memory, void* pool) { Record::Delete(static_cast<Record*>(memory), static_cast<SlabPool*>(pool)); },
+      record,
+      [](void* memory, void* pool) { Record::Delete(static_cast<Record*>(memory), static_cast<SlabPool*>(pool)); },
       &pool_);
 }
 

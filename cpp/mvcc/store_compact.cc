@@ -2,10 +2,11 @@
 //
 //   history  put@2 <- put@5 <- put@9        compact(6): put@2 is cut off put@5; put@9 stays
 //            put@2 <- delete@4              compact(6): the key leaves the index
-//            put@2 <- delete@6              compact(6): put@2 goes; delete@6 stays until the next compaction (watchers may start at 6)
+//            put@2 <- delete@6              compact(6): put@2 goes; delete@6 stays until the next compaction (watchers
+//            may start at 6)
 //
-// Only revisions between the last compaction and this one are walked, however many keys there are: a record becomes garbage when
-// a newer one of its key comes to stand at or below the compact revision.
+// Only revisions between the last compaction and this one are walked, however many keys there are: a record becomes
+// garbage when a newer one of its key comes to stand at or below the compact revision.
 #include <vector>
 
 #include "mvcc/store_apply.h"
@@ -44,8 +45,8 @@ bool Store::CompactStep(size_t revisions_max) {
     trim = compact_position_ + 1;
     if (record->tombstone()) {
       const BTree::Place place = tree_.Locate(record->key());
-      // Not the newest: a later record of the key still points here. VisibleAt finds the tombstone, that is, nothing; it goes
-      // when that record is compacted in turn.
+      // Not the newest: a later record of the key still points here. VisibleAt finds the tombstone, that is, nothing;
+      // it goes when that record is compacted in turn.
       if (place.newest == record) {
         tree_.Erase(place);
         garbage.push_back(record);

@@ -1,8 +1,8 @@
 // HashKV, equal to etcd's for equal histories, and the store's own consistency check.
 //
-// etcd hashes its backend: for every record in (main, sub) order the 17-byte revision key (with 't' for a tombstone) and the stored
-// KeyValue, which of a tombstone has only the key. At or below the compact revision only what is still live at the hashed revision
-// counts, and no tombstone.
+// etcd hashes its backend: for every record in (main, sub) order the 17-byte revision key (with 't' for a tombstone)
+// and the stored KeyValue, which of a tombstone has only the key. At or below the compact revision only what is still
+// live at the hashed revision counts, and no tombstone.
 #include <algorithm>
 #include <string>
 #include <unordered_set>
@@ -43,7 +43,7 @@ Code Store::HashKv(int64_t asked, uint32_t* hash, int64_t* compact_revision, int
     int64_t at = 0;
     if (Code code = Resolve(asked, &at); code != Code::kOk) return code;
     const int64_t compacted = this->compact_revision();
-    std::vector<const Record*> kept;        // at or below the compact revision: live at `at` ...
+    std::vector<const Record*> kept;         // at or below the compact revision: live at `at` ...
     std::vector<const Record*> overwritten;  // ... and since replaced or deleted
     bool anything_live = false;
     for (BTree::Cursor cursor = tree_.LowerBound({}); cursor.valid(); cursor.Next()) {

@@ -1,4 +1,5 @@
-// Reads: range with all its options, chunks of it for RangeStream, scans and counts for the embedded API, events for watchers.
+// Reads: range with all its options, chunks of it for RangeStream, scans and counts for the embedded API, events for
+// watchers.
 #include <algorithm>
 #include <unordered_set>
 
@@ -15,8 +16,8 @@ void Prefetch(const Record* record) {
   __builtin_prefetch(reinterpret_cast<const char*>(record) + 128);
 }
 
-// Calls visit(record) for what is visible at `revision`, in key order, until it returns false or the range ends. Returns the
-// cursor at the first key not visited.
+// Calls visit(record) for what is visible at `revision`, in key order, until it returns false or the range ends.
+// Returns the cursor at the first key not visited.
 template <typename Visit>
 BTree::Cursor VisitVisible(const BTree& tree, const KeyRange& range, int64_t revision, Visit&& visit) {
   BTree::Cursor cursor = tree.LowerBound(range.begin);
@@ -57,11 +58,16 @@ void Sort(int32_t target, bool descend, std::vector<const Record*>* records) {
     });
   };
   switch (target) {
-    case RangeRequest::kVersion: return sort_by([](const Record* r) { return r->Decode().version; });
-    case RangeRequest::kCreate: return sort_by([](const Record* r) { return r->Decode().create_revision; });
-    case RangeRequest::kMod: return sort_by([](const Record* r) { return r->main(); });
-    case RangeRequest::kValue: return sort_by([](const Record* r) { return r->value(); });
-    default: return sort_by([](const Record* r) { return r->key(); });
+    case RangeRequest::kVersion:
+      return sort_by([](const Record* r) { return r->Decode().version; });
+    case RangeRequest::kCreate:
+      return sort_by([](const Record* r) { return r->Decode().create_revision; });
+    case RangeRequest::kMod:
+      return sort_by([](const Record* r) { return r->main(); });
+    case RangeRequest::kValue:
+      return sort_by([](const Record* r) { return r->value(); });
+    default:
+      return sort_by([](const Record* r) { return r->key(); });
   }
 }
 
@@ -129,7 +135,8 @@ void Store::RangeFields(const RangeRequest& request, int64_t revision, std::stri
   AppendNumber(to, 4, count);
 }
 
-// Keys visible at `revision` from the cursor to the end of the range. Leaves without anything newer are counted, not walked.
+// Keys visible at `revision` from the cursor to the end of the range. Leaves without anything newer are counted, not
+// walked.
 int64_t Store::CountAt(BTree::Cursor cursor, const KeyRange& range, int64_t revision) const {
   int64_t count = 0;
   while (cursor.valid()) {
@@ -213,7 +220,8 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
         AppendNumber(next, RangeRequest::kChunkHeader, request.revision > 0 ? request.chunk_header : at);
         AppendNumber(next, RangeRequest::kChunkSent, request.chunk_sent + kvs);
       } else {
-        // Who asked for the latest gets the revision that was pinned; who asked for a revision gets the current one, as in Range.
+        // Who asked for the latest gets the revision that was pinned; who asked for a revision gets the current one, as
+        // in Range.
         std::string header;
         AppendHeader(&header, request.chunk_header > 0 ? request.chunk_header : request.revision > 0 ? revision() : at);
         response->insert(0, header);

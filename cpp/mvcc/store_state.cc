@@ -42,8 +42,8 @@ void Store::ReleasePicture() {
   --pictures_;
 }
 
-// Calls visit(chain, newest first) for each key under a guard. Where it returns false the guard is let go, between() is called, and if
-// that returns true the walk goes on behind the key under a new guard.
+// Calls visit(chain, newest first) for each key under a guard. Where it returns false the guard is let go, between() is
+// called, and if that returns true the walk goes on behind the key under a new guard.
 template <typename Visit, typename Between>
 void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between) const {
   std::vector<const Record*> chain;
@@ -56,7 +56,8 @@ void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between
       for (; record != nullptr && record->main() > picture.compact_revision; record = record->older()) {
         chain.push_back(record);
       }
-      if (record != nullptr && (!record->tombstone() || record->main() == picture.compact_revision)) chain.push_back(record);
+      if (record != nullptr && (!record->tombstone() || record->main() == picture.compact_revision))
+        chain.push_back(record);
       if (!chain.empty() && !visit(chain)) {
         resume = chain.front()->key();
         resume.push_back('\0');
@@ -71,26 +72,32 @@ void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between
 
 void Store::CountPicture(Picture* picture) const {
   picture->keys = picture->records = 0;
-  VisitChains(*picture, [picture](const std::vector<const Record*>& chain) {
-    ++picture->keys;
-    picture->records += chain.size();
-    return picture->keys % kKeysPerSlice != 0;
-  }, [] { return true; });
+  VisitChains(
+      *picture,
+      [picture](const std::vector<const Record*>& chain) {
+        ++picture->keys;
+        picture->records += chain.size();
+        return picture->keys % kKeysPerSlice != 0;
+      },
+      [] { return true; });
 }
 
 Status Store::WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink) const {
   std::string payload;
   Status status;
   size_t keys = 0;
-  VisitChains(picture, [&](const std::vector<const Record*>& chain) {
-    AppendChain(chain, &payload);
-    return payload.size() < kRecordsBlockBytes && ++keys % kKeysPerSlice != 0;
-  }, [&] {  // the sink may wait for the disk, which nobody may do under a guard
-    if (payload.size() < kRecordsBlockBytes) return true;
-    status = sink(payload);
-    payload.clear();
-    return status.ok();
-  });
+  VisitChains(
+      picture,
+      [&](const std::vector<const Record*>& chain) {
+        AppendChain(chain, &payload);
+        return payload.size() < kRecordsBlockBytes && ++keys % kKeysPerSlice != 0;
+      },
+      [&] {  // the sink may wait for the disk, which nobody may do under a guard
+        if (payload.size() < kRecordsBlockBytes) return true;
+        status = sink(payload);
+        payload.clear();
+        return status.ok();
+      });
   if (status.ok() && !payload.empty()) status = sink(payload);
   return status;
 }
@@ -109,10 +116,11 @@ bool Store::Loader::AddChains(std::string_view payload) {
       Record* record = !ok ? nullptr
                            : Record::NewEncoded(kv, static_cast<int64_t>(main), static_cast<uint32_t>(sub),
                                                 flags == kTombstoneFlag, newest, &store_->pool_);
-      const bool in_order = record != nullptr &&
-                            (newest == nullptr || (newest->key() == record->key() &&
-                                                   (newest->main() < record->main() ||
-                                                    (newest->main() == record->main() && newest->sub() < record->sub()))));
+      const bool in_order =
+          record != nullptr &&
+          (newest == nullptr ||
+           (newest->key() == record->key() &&
+            (newest->main() < record->main() || (newest->main() == record->main() && newest->sub() < record->sub()))));
       if (!in_order) return false;  // what has been loaded goes with the store's pool
       newest = record;
       bytes_ += Record::AllocatedBytes(record);
@@ -146,8 +154,8 @@ void Store::Loader::SortIndexed(const Picture& picture) {
 }
 
 bool Store::Loader::Finish(const Picture& picture) {
-  if (picture.keys != newest_.size() || picture.records != indexed_.size() ||
-      picture.revision < 1 || picture.compact_revision > picture.revision) {
+  if (picture.keys != newest_.size() || picture.records != indexed_.size() || picture.revision < 1 ||
+      picture.compact_revision > picture.revision) {
     return false;
   }
   for (const Indexed& entry : indexed_) {

@@ -5,9 +5,9 @@
 //   checks     of the branches taken, op by op; nothing is changed yet
 //   execute    in order; ranges see the txn's own writes
 //
-// Quirks kept from etcd: a delete's raw range_end decides about duplicates, so a from-key delete ("\0") never counts; a nested txn's
-// deletes do not count against the puts of an earlier sibling.
-// Left out: etcd's panic on {delete from-key, put ignore_value of a key so deleted}; here it is kKeyNotFound.
+// Quirks kept from etcd: a delete's raw range_end decides about duplicates, so a from-key delete ("\0") never counts; a
+// nested txn's deletes do not count against the puts of an earlier sibling. Left out: etcd's panic on {delete from-key,
+// put ignore_value of a key so deleted}; here it is kKeyNotFound.
 #include <algorithm>
 #include <unordered_set>
 
@@ -43,15 +43,19 @@ Code ValidateOps(const TxnRequest& txn, bool limited, int64_t ops_max, int depth
 
 Code ValidateOp(const RequestOp& op, bool limited, int64_t ops_max, int depth) {
   switch (op.kind) {
-    case RequestOp::kRange: return ValidateRangeRequest(op.body);
-    case RequestOp::kPut: return ValidatePut(op.body);
-    case RequestOp::kDeleteRange: return ValidateDeleteRange(op.body);
+    case RequestOp::kRange:
+      return ValidateRangeRequest(op.body);
+    case RequestOp::kPut:
+      return ValidatePut(op.body);
+    case RequestOp::kDeleteRange:
+      return ValidateDeleteRange(op.body);
     case RequestOp::kTxn: {
       TxnRequest nested;
       if (!nested.Parse(op.body)) return Code::kMalformed;
       return ValidateOps(nested, limited, ops_max, depth + 1);
     }
-    case RequestOp::kEmpty: break;
+    case RequestOp::kEmpty:
+      break;
   }
   return Code::kKeyNotFound;
 }
@@ -161,19 +165,27 @@ Code Validate(uint64_t tag, std::string_view payload, const Limits& limits) {
     return Code::kRequestTooLarge;
   }
   switch (tag) {
-    case kTagPut: return ValidatePut(payload);
-    case kTagDeleteRange: return ValidateDeleteRange(payload);
-    case kTagTxn: return ValidateTxn(payload, limits);
-    case kTagCompaction: return CompactionRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
+    case kTagPut:
+      return ValidatePut(payload);
+    case kTagDeleteRange:
+      return ValidateDeleteRange(payload);
+    case kTagTxn:
+      return ValidateTxn(payload, limits);
+    case kTagCompaction:
+      return CompactionRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
     case kTagLeaseGrant: {
       LeaseGrantRequest request;
       if (!request.Parse(payload) || request.id == 0) return Code::kMalformed;
       return request.ttl > kLeaseTtlMax ? Code::kLeaseTtlTooLarge : Code::kOk;
     }
-    case kTagLeaseRevoke: return LeaseRevokeRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    case kTagAlarm: return AlarmRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    case kTagLeaseCheckpoint: return LeaseCheckpointRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    default: return Code::kMalformed;
+    case kTagLeaseRevoke:
+      return LeaseRevokeRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
+    case kTagAlarm:
+      return AlarmRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
+    case kTagLeaseCheckpoint:
+      return LeaseCheckpointRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
+    default:
+      return Code::kMalformed;
   }
 }
 
@@ -262,23 +274,37 @@ class Transaction {
     auto number = [&compare](Compare::Target target) { return compare.union_target == target ? compare.number : 0; };
     auto three_way = [](int64_t a, int64_t b) { return a < b ? -1 : a > b ? 1 : 0; };
     switch (compare.target) {
-      case Compare::kVersion: order = three_way(kv.version, number(Compare::kVersion)); break;
-      case Compare::kCreate: order = three_way(kv.create_revision, number(Compare::kCreate)); break;
-      case Compare::kMod: order = three_way(kv.mod_revision, number(Compare::kMod)); break;
-      case Compare::kLease: order = three_way(kv.lease, number(Compare::kLease)); break;
+      case Compare::kVersion:
+        order = three_way(kv.version, number(Compare::kVersion));
+        break;
+      case Compare::kCreate:
+        order = three_way(kv.create_revision, number(Compare::kCreate));
+        break;
+      case Compare::kMod:
+        order = three_way(kv.mod_revision, number(Compare::kMod));
+        break;
+      case Compare::kLease:
+        order = three_way(kv.lease, number(Compare::kLease));
+        break;
       case Compare::kValue: {
         const int raw = kv.value.compare(compare.union_target == Compare::kValue ? compare.value : std::string_view());
         order = raw < 0 ? -1 : raw > 0 ? 1 : 0;
         break;
       }
-      default: break;
+      default:
+        break;
     }
     switch (compare.result) {
-      case Compare::kEqual: return order == 0;
-      case Compare::kNotEqual: return order != 0;
-      case Compare::kGreater: return order > 0;
-      case Compare::kLess: return order < 0;
-      default: return true;
+      case Compare::kEqual:
+        return order == 0;
+      case Compare::kNotEqual:
+        return order != 0;
+      case Compare::kGreater:
+        return order > 0;
+      case Compare::kLess:
+        return order < 0;
+      default:
+        return true;
     }
   }
 
@@ -288,8 +314,12 @@ class Transaction {
     for (const RequestOp& op : branch.ops) {
       Code code = Code::kOk;
       switch (op.kind) {
-        case RequestOp::kRange: code = CheckRange(op.body); break;
-        case RequestOp::kPut: code = CheckPut(op.body); break;
+        case RequestOp::kRange:
+          code = CheckRange(op.body);
+          break;
+        case RequestOp::kPut:
+          code = CheckPut(op.body);
+          break;
         case RequestOp::kDeleteRange: {
           DeleteRangeRequest request;
           if (!request.Parse(op.body)) return Code::kMalformed;
@@ -297,8 +327,11 @@ class Transaction {
           deletes_.emplace_back(request.key, request.range_end);
           break;
         }
-        case RequestOp::kTxn: code = Check(branch.nested[nested++]); break;
-        case RequestOp::kEmpty: return Code::kKeyNotFound;
+        case RequestOp::kTxn:
+          code = Check(branch.nested[nested++]);
+          break;
+        case RequestOp::kEmpty:
+          return Code::kKeyNotFound;
       }
       if (code != Code::kOk) return code;
     }
@@ -334,14 +367,21 @@ class Transaction {
       const size_t response = BeginMessage(to, 3);
       const size_t member = BeginMessage(to, op.kind);
       switch (op.kind) {
-        case RequestOp::kRange: ExecuteRange(op.body, to); break;
-        case RequestOp::kPut: ExecutePut(op.body, to); break;
-        case RequestOp::kDeleteRange: ExecuteDelete(op.body, to); break;
+        case RequestOp::kRange:
+          ExecuteRange(op.body, to);
+          break;
+        case RequestOp::kPut:
+          ExecutePut(op.body, to);
+          break;
+        case RequestOp::kDeleteRange:
+          ExecuteDelete(op.body, to);
+          break;
         case RequestOp::kTxn:
           AppendBytesAlways(to, 1, {});  // a nested txn's header is there, and empty
           Execute(branch.nested[nested++], to);
           break;
-        case RequestOp::kEmpty: FASTKV_CHECK(false);
+        case RequestOp::kEmpty:
+          FASTKV_CHECK(false);
       }
       EndMessage(to, member);
       EndMessage(to, response);

@@ -20,8 +20,8 @@ struct Value {
   bool Bool() const { return number != 0; }
 };
 
-// Calls on_field(tag, value) for each varint and length-delimited field. As strict as the Go implementation: a varint or length
-// beyond 64 bits, field number 0, a group, a cut field are all malformed.
+// Calls on_field(tag, value) for each varint and length-delimited field. As strict as the Go implementation: a varint
+// or length beyond 64 bits, field number 0, a group, a cut field are all malformed.
 template <typename OnField>
 bool ForEachField(std::string_view message, OnField&& on_field) {
   ByteReader in(message);
@@ -43,7 +43,8 @@ bool ForEachField(std::string_view message, OnField&& on_field) {
       case kFourBytes:
         if (!in.Bytes(4, &skipped)) return false;
         continue;
-      default: return false;
+      default:
+        return false;
     }
     on_field(static_cast<uint32_t>(tag), value);
   }
@@ -55,13 +56,26 @@ bool ForEachField(std::string_view message, OnField&& on_field) {
 bool KeyValueMessage::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = value.bytes; break;
-      case Number(2): create_revision = value.Signed(); break;
-      case Number(3): mod_revision = value.Signed(); break;
-      case Number(4): version = value.Signed(); break;
-      case Bytes(5): this->value = value.bytes; break;
-      case Number(6): lease = value.Signed(); break;
-      default: break;
+      case Bytes(1):
+        key = value.bytes;
+        break;
+      case Number(2):
+        create_revision = value.Signed();
+        break;
+      case Number(3):
+        mod_revision = value.Signed();
+        break;
+      case Number(4):
+        version = value.Signed();
+        break;
+      case Bytes(5):
+        this->value = value.bytes;
+        break;
+      case Number(6):
+        lease = value.Signed();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -69,22 +83,53 @@ bool KeyValueMessage::Parse(std::string_view bytes) {
 bool RangeRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = value.bytes; break;
-      case Bytes(2): range_end = value.bytes; break;
-      case Number(3): limit = value.Signed(); break;
-      case Number(4): revision = value.Signed(); break;
-      case Number(5): sort_order = value.Enum(); break;
-      case Number(6): sort_target = value.Enum(); break;
-      case Number(7): serializable = value.Bool(); break;
-      case Number(8): keys_only = value.Bool(); break;
-      case Number(9): count_only = value.Bool(); break;
-      case Number(10): min_mod_revision = value.Signed(); break;
-      case Number(11): max_mod_revision = value.Signed(); break;
-      case Number(12): min_create_revision = value.Signed(); break;
-      case Number(13): max_create_revision = value.Signed(); break;
-      case Number(kChunkHeader): chunk_header = value.Signed(); break;
-      case Number(kChunkSent): chunk_sent = value.Signed(); break;
-      default: break;
+      case Bytes(1):
+        key = value.bytes;
+        break;
+      case Bytes(2):
+        range_end = value.bytes;
+        break;
+      case Number(3):
+        limit = value.Signed();
+        break;
+      case Number(4):
+        revision = value.Signed();
+        break;
+      case Number(5):
+        sort_order = value.Enum();
+        break;
+      case Number(6):
+        sort_target = value.Enum();
+        break;
+      case Number(7):
+        serializable = value.Bool();
+        break;
+      case Number(8):
+        keys_only = value.Bool();
+        break;
+      case Number(9):
+        count_only = value.Bool();
+        break;
+      case Number(10):
+        min_mod_revision = value.Signed();
+        break;
+      case Number(11):
+        max_mod_revision = value.Signed();
+        break;
+      case Number(12):
+        min_create_revision = value.Signed();
+        break;
+      case Number(13):
+        max_create_revision = value.Signed();
+        break;
+      case Number(kChunkHeader):
+        chunk_header = value.Signed();
+        break;
+      case Number(kChunkSent):
+        chunk_sent = value.Signed();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -92,13 +137,26 @@ bool RangeRequest::Parse(std::string_view bytes) {
 bool PutRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = value.bytes; break;
-      case Bytes(2): this->value = value.bytes; break;
-      case Number(3): lease = value.Signed(); break;
-      case Number(4): prev_kv = value.Bool(); break;
-      case Number(5): ignore_value = value.Bool(); break;
-      case Number(6): ignore_lease = value.Bool(); break;
-      default: break;
+      case Bytes(1):
+        key = value.bytes;
+        break;
+      case Bytes(2):
+        this->value = value.bytes;
+        break;
+      case Number(3):
+        lease = value.Signed();
+        break;
+      case Number(4):
+        prev_kv = value.Bool();
+        break;
+      case Number(5):
+        ignore_value = value.Bool();
+        break;
+      case Number(6):
+        ignore_lease = value.Bool();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -106,10 +164,17 @@ bool PutRequest::Parse(std::string_view bytes) {
 bool DeleteRangeRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): key = value.bytes; break;
-      case Bytes(2): range_end = value.bytes; break;
-      case Number(3): prev_kv = value.Bool(); break;
-      default: break;
+      case Bytes(1):
+        key = value.bytes;
+        break;
+      case Bytes(2):
+        range_end = value.bytes;
+        break;
+      case Number(3):
+        prev_kv = value.Bool();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -117,16 +182,40 @@ bool DeleteRangeRequest::Parse(std::string_view bytes) {
 bool Compare::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): result = value.Enum(); break;
-      case Number(2): target = value.Enum(); break;
-      case Bytes(3): key = value.bytes; break;
-      case Number(4): union_target = kVersion; number = value.Signed(); break;
-      case Number(5): union_target = kCreate; number = value.Signed(); break;
-      case Number(6): union_target = kMod; number = value.Signed(); break;
-      case Bytes(7): union_target = kValue; this->value = value.bytes; break;
-      case Number(8): union_target = kLease; number = value.Signed(); break;
-      case Bytes(64): range_end = value.bytes; break;
-      default: break;
+      case Number(1):
+        result = value.Enum();
+        break;
+      case Number(2):
+        target = value.Enum();
+        break;
+      case Bytes(3):
+        key = value.bytes;
+        break;
+      case Number(4):
+        union_target = kVersion;
+        number = value.Signed();
+        break;
+      case Number(5):
+        union_target = kCreate;
+        number = value.Signed();
+        break;
+      case Number(6):
+        union_target = kMod;
+        number = value.Signed();
+        break;
+      case Bytes(7):
+        union_target = kValue;
+        this->value = value.bytes;
+        break;
+      case Number(8):
+        union_target = kLease;
+        number = value.Signed();
+        break;
+      case Bytes(64):
+        range_end = value.bytes;
+        break;
+      default:
+        break;
     }
   });
 }
@@ -141,7 +230,8 @@ bool RequestOp::Parse(std::string_view bytes) {
         kind = static_cast<Kind>(field >> 3);
         body = value.bytes;
         break;
-      default: break;
+      default:
+        break;
     }
   });
 }
@@ -150,10 +240,17 @@ bool TxnRequest::Parse(std::string_view bytes) {
   bool ops_ok = true;
   const bool ok = ForEachField(bytes, [this, &ops_ok](uint32_t field, const Value& value) {
     switch (field) {
-      case Bytes(1): compare.push_back(value.bytes); break;
-      case Bytes(2): ops_ok = success.emplace_back().Parse(value.bytes) && ops_ok; break;
-      case Bytes(3): ops_ok = failure.emplace_back().Parse(value.bytes) && ops_ok; break;
-      default: break;
+      case Bytes(1):
+        compare.push_back(value.bytes);
+        break;
+      case Bytes(2):
+        ops_ok = success.emplace_back().Parse(value.bytes) && ops_ok;
+        break;
+      case Bytes(3):
+        ops_ok = failure.emplace_back().Parse(value.bytes) && ops_ok;
+        break;
+      default:
+        break;
     }
   });
   return ok && ops_ok;
@@ -162,9 +259,14 @@ bool TxnRequest::Parse(std::string_view bytes) {
 bool CompactionRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): revision = value.Signed(); break;
-      case Number(2): physical = value.Bool(); break;
-      default: break;
+      case Number(1):
+        revision = value.Signed();
+        break;
+      case Number(2):
+        physical = value.Bool();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -172,9 +274,14 @@ bool CompactionRequest::Parse(std::string_view bytes) {
 bool LeaseGrantRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): ttl = value.Signed(); break;
-      case Number(2): id = value.Signed(); break;
-      default: break;
+      case Number(1):
+        ttl = value.Signed();
+        break;
+      case Number(2):
+        id = value.Signed();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -190,13 +297,20 @@ bool LeaseCheckpointRequest::Parse(std::string_view bytes) {
   const bool ok = ForEachField(bytes, [this, &all_ok](uint32_t field, const Value& value) {
     if (field != Bytes(1)) return;
     Checkpoint& checkpoint = checkpoints.emplace_back();
-    all_ok = ForEachField(value.bytes, [&checkpoint](uint32_t inner, const Value& part) {
-      switch (inner) {
-        case Number(1): checkpoint.id = part.Signed(); break;
-        case Number(2): checkpoint.remaining_ttl = part.Signed(); break;
-        default: break;
-      }
-    }) && all_ok;
+    all_ok = ForEachField(value.bytes,
+                          [&checkpoint](uint32_t inner, const Value& part) {
+                            switch (inner) {
+                              case Number(1):
+                                checkpoint.id = part.Signed();
+                                break;
+                              case Number(2):
+                                checkpoint.remaining_ttl = part.Signed();
+                                break;
+                              default:
+                                break;
+                            }
+                          }) &&
+             all_ok;
   });
   return ok && all_ok;
 }
@@ -204,10 +318,17 @@ bool LeaseCheckpointRequest::Parse(std::string_view bytes) {
 bool AlarmRequest::Parse(std::string_view bytes) {
   return ForEachField(bytes, [this](uint32_t field, const Value& value) {
     switch (field) {
-      case Number(1): action = value.Enum(); break;
-      case Number(2): member_id = value.number; break;
-      case Number(3): alarm = value.Enum(); break;
-      default: break;
+      case Number(1):
+        action = value.Enum();
+        break;
+      case Number(2):
+        member_id = value.number;
+        break;
+      case Number(3):
+        alarm = value.Enum();
+        break;
+      default:
+        break;
     }
   });
 }
@@ -236,8 +357,7 @@ void AppendPutOp(std::string* to, std::string_view key, std::string_view value, 
   auto field_size = [](std::string_view bytes) {
     return bytes.empty() ? 0 : 1 + VarintLength(bytes.size()) + bytes.size();
   };
-  const size_t lease_size =
-      lease == 0 ? 0 : 1 + VarintLength(static_cast<uint64_t>(lease));
+  const size_t lease_size = lease == 0 ? 0 : 1 + VarintLength(static_cast<uint64_t>(lease));
   const size_t put = field_size(key) + field_size(value) + lease_size;
   AppendVarint(to, Bytes(2));
   AppendVarint(to, 1 + VarintLength(put) + put);

@@ -1,8 +1,8 @@
 // The etcd messages that the store itself reads and writes, as views into the client's bytes.
 //
-// Parse() takes hostile bytes: false (never a crash or an exception) unless they are a well-formed protobuf message. Unknown
-// fields, and known fields of another wire type, are skipped. Scalars: the last one wins, as in protobuf. The views live as
-// long as the bytes that were parsed. Field numbers: etcd's mvccpb and etcdserverpb.
+// Parse() takes hostile bytes: false (never a crash or an exception) unless they are a well-formed protobuf message.
+// Unknown fields, and known fields of another wire type, are skipped. Scalars: the last one wins, as in protobuf. The
+// views live as long as the bytes that were parsed. Field numbers: etcd's mvccpb and etcdserverpb.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ struct RangeRequest {
   int32_t sort_order = kNone, sort_target = kKey;
   bool serializable = false, keys_only = false, count_only = false;
   int64_t min_mod_revision = 0, max_mod_revision = 0, min_create_revision = 0, max_create_revision = 0;
-  // Ours, not etcd's: how RangeChunk remembers, from one chunk's request to the next, the header's revision and the kvs sent so far.
+  // Ours, not etcd's: how RangeChunk remembers, from one chunk's request to the next, the header's revision and the kvs
+  // sent so far.
   static constexpr uint32_t kChunkHeader = 1000, kChunkSent = 1001;
   int64_t chunk_header = 0, chunk_sent = 0;
   bool Parse(std::string_view bytes);
@@ -60,7 +61,8 @@ struct Compare {
   bool Parse(std::string_view bytes);
 };
 
-// One member of a txn branch. The body is parsed when the op is checked and again when it runs: cheaper than keeping it.
+// One member of a txn branch. The body is parsed when the op is checked and again when it runs: cheaper than keeping
+// it.
 struct RequestOp {
   enum Kind : uint8_t { kEmpty = 0, kRange = 1, kPut = 2, kDeleteRange = 3, kTxn = 4 };
   Kind kind = kEmpty;

@@ -212,7 +212,7 @@ TEST(BTree, StaysLowWhenMostOfWhatCameInOrderIsErased) {
       snprintf(key, sizeof key, "%012llu", static_cast<unsigned long long>(next++));
       tree.Put(key);
     }
-    for (uint64_t n = begin + 40; n + 40 < next; ++n) {
+    for (uint64_t n = begin + 40; n + 5 < next; ++n) {
       char key[24];
       snprintf(key, sizeof key, "%012llu", static_cast<unsigned long long>(n));
       tree.Erase(key);

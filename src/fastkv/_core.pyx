@@ -438,6 +438,8 @@ cdef class NativeEngine:
         cdef Db* db = self._open()
         cdef WatchSpec spec
         cdef uint64_t watcher
+        if start_revision < 0:
+            self._raise_code(Code.kCompacted)
         spec.key = bytes(_owned(key).encode() if isinstance(key, str) else _owned(key))
         spec.range_end = bytes(range_end)
         spec.start_revision = start_revision

@@ -36,9 +36,9 @@ OPTIONS = protocol.Options(
     segment_bytes_max=65536,
 )
 # What cannot go on a store in memory.
-NEEDS_DIRECTORY = ("checkpoint", "reopen", "swap")
+NEEDS_DIRECTORY = ("checkpoint", "reopen", "crash", "swap")
 # Seeds that once failed.
-KEPT: tuple[int, ...] = ()
+KEPT = (100, 1000, 5100, 5404)
 
 
 class Run:
@@ -69,7 +69,7 @@ class Run:
             return
         if name == "watch":
             self.watchers.append(answer)
-        elif name in ("reopen", "swap"):
+        elif name in ("reopen", "crash", "swap"):
             self.watchers.clear()
         elif name == "check" and answer:
             raise MirrorError(f"check() finds: {answer}")

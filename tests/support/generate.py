@@ -216,7 +216,8 @@ class Calls:
         "read_meta": 0.2,
         "check": 0.2,
         "checkpoint": 0.2,
-        "reopen": 0.15,
+        "reopen": 0.1,
+        "crash": 0.1,
         "swap": 0.05,
     }
     COMMANDS = (

@@ -8,6 +8,7 @@ world's errors, sizes in bytes, the time of syncs.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ class MirrorEngine:
         """Close both, and open each in the directory of the other: what one has written the other reads."""
         self._both("close()", lambda engine: engine.close())
         self._paths.reverse()
+        self._engines = self._open()
+
+    def crash(self) -> None:
+        """Open what is in the files at this moment: all that the next process has after kill -9."""
+        left = [where.with_name(f"{where.name}+") for where in self._paths if where]
+        for where, copy in zip(self._paths, left, strict=True):
+            shutil.copytree(where, copy)
+        self._both("close()", lambda engine: engine.close())
+        for where, copy in zip(self._paths, left, strict=True):
+            shutil.rmtree(where)
+            copy.rename(where)
         self._engines = self._open()
 
     def reopen(self) -> None:
