@@ -321,8 +321,12 @@ Status Db::CommitChecked(Waiter* waiter) {
 void Db::Lead(const std::vector<Waiter*>& group) {
   const uint64_t index = applied_index_.load(std::memory_order_relaxed) + 1;
   Status status;
+  {
+    const std::lock_guard lock(queue_mutex_);  // poisoned while this group stood in the queue
+    if (!poisoned_.empty()) status = {Code::kPoisoned, poisoned_};
+  }
   try {
-    status = WriteBatch(group, index);
+    if (status.ok()) status = WriteBatch(group, index);
     if (status.ok()) ApplyGroup(group, index);
   } catch (const InvariantBroken& broken) {
     status = Broken(broken.what());
@@ -348,10 +352,12 @@ Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
     for (const Command& command : member->commands) AppendCommand(&batch_, command);
   }
   batch_bytes_ = batch_.size();
-  FASTKV_RETURN_IF_ERROR(log_->Append(term_.load(std::memory_order_relaxed), index, batch_));
+  Status status = log_->Append(term_.load(std::memory_order_relaxed), index, batch_);
+  if (status.code() == Code::kPoisoned) Poison(status.message());
+  FASTKV_RETURN_IF_ERROR(status);
   if (batch_.capacity() > kGroupBytesMax) std::string().swap(batch_);
   if (!options_.sync) return {};
-  Status status = log_->Sync();
+  status = log_->Sync();
   if (!status.ok()) Poison(status.message());
   return status;
 }
@@ -544,7 +550,9 @@ Status Db::Close() {
       const std::lock_guard lock(queue_mutex_);
       poisoned = !poisoned_.empty();
     }
-    if (!poisoned) {
+    // The log may know first, of a segment that could not be synced; who has not been told yet is told now.
+    if (!poisoned) status = log_->poisoned();
+    if (!poisoned && status.ok()) {
       if (log_->BytesSince(checkpoint_index_.load()) > std::min(options_.checkpoint_bytes, kCleanTailBytes)) {
         uint64_t index = 0;
         if (Status made = WriteCheckpoint(&index); !made.ok()) Log_("checkpoint not written: " + made.message());

@@ -9,7 +9,7 @@ namespace fastkv {
 namespace {
 constexpr std::string_view kMagic("fkvlog\0\1", 8);
 constexpr size_t kHeaderCrcAt = kSegmentHeaderBytes - 4;
-}
+}  // namespace
 
 void EncodeSegmentHeader(const SegmentHeader& header, char out[kSegmentHeaderBytes]) {
   memcpy(out, kMagic.data(), kMagic.size());

@@ -5,8 +5,8 @@
 //   record  := crc:u32 prev:u32 length:u32 type:u8 zero:u8[3] number:u64 durable:u64 payload[length] pad    (32 +
 //   length)
 //
-// A record's crc is seeded with its segment's salt, which no client knows: what looks like a record inside a value never
-// verifies. A `seed` is RecordSeed(salt).
+// A record's crc is seeded with its segment's salt, which no client knows: what looks like a record inside a value
+// never verifies. A `seed` is RecordSeed(salt).
 //
 // Invariants of a good record: crc verifies; durable < number. In its place: number and prev continue the chain.
 // Thread safety: pure functions.

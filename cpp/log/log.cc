@@ -185,7 +185,7 @@ Status Log::Impl::Rotate(uint64_t record_bytes) {
   // Names become durable in order, or a power loss could leave a log without its beginning that looks whole.
   FASTKV_RETURN_IF_ERROR(SyncNames());
 
-  uint64_t capacity = options.segment_bytes_first;
+  uint64_t capacity = std::min(options.segment_bytes_first, options.segment_bytes_max);
   if (!segments.empty()) capacity = std::min(segments.back()->capacity, options.segment_bytes_max / 2) * 2;
   capacity = std::max(capacity, kSegmentHeaderBytes + record_bytes);
   capacity = (capacity + kPageBytes - 1) / kPageBytes * kPageBytes;

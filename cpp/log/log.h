@@ -4,7 +4,8 @@
 //   thread A:  Append(batch n) ............ Append(batch n+1) ...     a copy into the current segment
 //   thread B:        Sync() ---- fdatasync ----> durable: n           runs beside the next Append; callers share one
 //
-//   segments:  |meta e1 hs e2 e3 ...|e900 ...         |hs e2100 ... zeros|    DropBefore writes the newest meta and hard
+//   segments:  |meta e1 hs e2 e3 ...|e900 ...         |hs e2100 ... zeros|    DropBefore writes the newest meta and
+//   hard
 //               sealed, synced        sealed, to sync  current              state again before their segment goes
 //
 // Invariants:

@@ -63,7 +63,8 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
       FASTKV_RETURN_IF_ERROR(reader->Read(0, sizeof bytes, bytes, &got));
       const auto header = DecodeSegmentHeader({bytes, got});
       if (!header) {
-        return {Code::kCorrupt, path + ": the segment header at offset 0 is damaged; `fastkv check` shows what is left"};
+        return {Code::kCorrupt,
+                path + ": the segment header at offset 0 is damaged; `fastkv check` shows what is left"};
       }
       seed = RecordSeed(header->salt);
     }

@@ -26,8 +26,8 @@ uint64_t EndOfNonZero(std::string_view bytes, uint64_t from) {
   return std::max(end, from);
 }
 
-// The record crc of any range of a segment in about a microsecond, so that hostile bytes full of things that look like record headers
-// cannot make the search below quadratic.
+// The record crc of any range of a segment in about a microsecond, so that hostile bytes full of things that look like
+// record headers cannot make the search below quadratic.
 class RangeCrc {
  public:
   RangeCrc(std::string_view bytes, uint32_t seed) : bytes_(bytes), seed_(seed), prefixes_{0} {}

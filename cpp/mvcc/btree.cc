@@ -31,7 +31,10 @@ struct BTree::Inner : Node {
 
 namespace {
 
-// A whole leaf or an inner node's keys at once: their cache lines arrive together instead of one a comparison.
+// A whole leaf, or an inner node's header and heads.
+constexpr size_t kNodePrefetchBytes = BTree::Leaf::Bytes(BTree::kLeafMax);
+
+// The cache lines arrive together, instead of one for the header and then one a comparison.
 void PrefetchLines(const void* memory, size_t bytes) {
   const char* at = static_cast<const char*>(memory);
   for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line);
@@ -97,7 +100,6 @@ int Search(const uint64_t* heads, int count, uint32_t prefix_length, std::string
 // Exact for keys that are in the leaf; for others only if they have its prefix. Touches no other record than the one it
 // finds.
 int SearchLeafOptimistic(const BTree::Leaf* leaf, std::string_view key) {
-  PrefetchLines(leaf, BTree::Leaf::Bytes(BTree::kLeafMax));
   return Search(leaf->heads(), leaf->count, leaf->prefix_length, key, false,
                 [leaf](int i) { return leaf->at(i)->key(); });
 }
@@ -178,7 +180,6 @@ void BTree::FillHeads(Inner* inner) {
 // -- reading
 
 int BTree::ChildFor(const Inner* inner, std::string_view key) {
-  PrefetchLines(inner->heads, sizeof inner->heads);
   if (inner->prefix_length > 0) {
     const int order = AgainstPrefix(key, inner->separators[0]->key(), inner->prefix_length);
     if (order != 0) return order < 0 ? 0 : inner->count;
@@ -195,6 +196,7 @@ void BTree::Cursor::DescendTo(Node* node, bool leftmost) {
     const int child = leftmost ? 0 : inner->count;
     path_[static_cast<size_t>(height_++)] = {inner, child};
     node = inner->children[child].load(std::memory_order_acquire);
+    PrefetchLines(node, kNodePrefetchBytes);
   }
   leaf_ = static_cast<Leaf*>(node);
   position_ = leftmost ? 0 : leaf_->count - 1;
@@ -240,6 +242,7 @@ BTree::Cursor BTree::LowerBound(std::string_view key) const {
     const int child = ChildFor(inner, key);
     cursor.path_[static_cast<size_t>(cursor.height_++)] = {inner, child};
     node = inner->children[child].load(std::memory_order_acquire);
+    PrefetchLines(node, kNodePrefetchBytes);
   }
   cursor.leaf_ = static_cast<Leaf*>(node);
   cursor.position_ = SearchLeaf(cursor.leaf_, key);
@@ -267,12 +270,13 @@ const Record* BTree::Find(std::string_view key) const {
     auto* inner = static_cast<Inner*>(node);
     const int child = ChildFor(inner, key);
     node = inner->children[child].load(std::memory_order_acquire);
+    PrefetchLines(node, kNodePrefetchBytes);
   }
   const auto* leaf = static_cast<const Leaf*>(node);
   const int position = SearchLeafOptimistic(leaf, key);
   if (position >= leaf->count) return nullptr;
   const Record* record = leaf->at(position);
-  PrefetchLines(record, 192);  // the value is wanted next
+  PrefetchLines(record, 256);  // the value is wanted next
   return record->key() == key ? record : nullptr;
 }
 
@@ -288,6 +292,7 @@ BTree::Place BTree::Locate(std::string_view key) const {
     const int child = ChildFor(inner, key);
     cursor.path_[static_cast<size_t>(cursor.height_++)] = {inner, child};
     node = inner->children[child].load(std::memory_order_relaxed);
+    PrefetchLines(node, kNodePrefetchBytes);
   }
   cursor.leaf_ = static_cast<Leaf*>(node);
   cursor.position_ = SearchLeaf(cursor.leaf_, key);  // here it may be one past the last slot: where the key would go

@@ -180,6 +180,7 @@ class Store final : public EventSource {
 
   // The fields kvs, more and count of a RangeResponse as of `revision`. REQUIRES: an EpochGuard or the write lock.
   void RangeFields(const RangeRequest& request, int64_t revision, std::string* to) const;
+  int64_t HeaderRevision(const RangeRequest& request, int64_t at) const;
   int64_t CountAt(BTree::Cursor cursor, const KeyRange& range, int64_t revision) const;
   const Record* Newest(std::string_view key) const;  // null if absent or deleted; the writer's view
   // 0 < revision resolved, or the error. REQUIRES: an EpochGuard.

@@ -93,6 +93,12 @@ Code Store::Resolve(int64_t asked, int64_t* revision) const {
   return *revision < compact_revision() ? Code::kCompacted : Code::kOk;
 }
 
+// Who asks for the latest is told the revision that was read, or a watch from there on would miss something; who asks
+// for a revision is told the current one.
+int64_t Store::HeaderRevision(const RangeRequest& request, int64_t at) const {
+  return request.revision > 0 ? revision() : at;
+}
+
 void Store::RangeFields(const RangeRequest& request, int64_t revision, std::string* to) const {
   const KeyRange range(request.key, request.range_end);
   if (request.count_only) {
@@ -170,7 +176,7 @@ Code Store::Range(std::string_view bytes, std::string* response) const {
     int64_t at = 0;
     if (Code code = Resolve(request.revision, &at); code != Code::kOk) return code;
     response->clear();
-    AppendHeader(response, revision());
+    AppendHeader(response, HeaderRevision(request, at));
     RangeFields(request, at, response);
     if (compact_revision() <= at) return Code::kOk;  // else what we read may have been removed while we read it
   }
@@ -190,8 +196,9 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
     if (Code code = Resolve(request.revision, &at); code != Code::kOk) return code;
     response->clear();
     next->clear();
+    const int64_t header_revision = request.chunk_header > 0 ? request.chunk_header : HeaderRevision(request, at);
     if (request.count_only || range.single) {
-      AppendHeader(response, revision());
+      AppendHeader(response, header_revision);
       RangeFields(request, at, response);
     } else {
       const int64_t limit = request.limit > 0 ? request.limit : INT64_MAX;
@@ -217,13 +224,11 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
         AppendNumber(next, 4, at);
         AppendBool(next, 7, request.serializable);
         AppendBool(next, 8, request.keys_only);
-        AppendNumber(next, RangeRequest::kChunkHeader, request.revision > 0 ? request.chunk_header : at);
+        AppendNumber(next, RangeRequest::kChunkHeader, header_revision);
         AppendNumber(next, RangeRequest::kChunkSent, request.chunk_sent + kvs);
       } else {
-        // Who asked for the latest gets the revision that was pinned; who asked for a revision gets the current one, as
-        // in Range.
         std::string header;
-        AppendHeader(&header, request.chunk_header > 0 ? request.chunk_header : request.revision > 0 ? revision() : at);
+        AppendHeader(&header, header_revision);
         response->insert(0, header);
         AppendBool(response, 3, more);
         AppendNumber(response, 4, request.chunk_sent + kvs + (more ? CountAt(rest, range, at) : 0));

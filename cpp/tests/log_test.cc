@@ -560,8 +560,7 @@ TEST(LogFormat, HeaderAndRecordAreTheDocumentedBytes) {
   std::string crc;
   const std::string segment = env.Contents("/log/0000000000000001.log");
   PutU32(&crc, Crc32c(segment.substr(32, 8) + record));
-  EXPECT_EQ(segment.substr(kSegmentHeaderBytes, 4 + record.size() + 3),
-            crc + record + std::string(3, '\0'));
+  EXPECT_EQ(segment.substr(kSegmentHeaderBytes, 4 + record.size() + 3), crc + record + std::string(3, '\0'));
 }
 
 TEST(LogFormat, Names) {

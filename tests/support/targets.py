@@ -101,9 +101,11 @@ class EngineTarget:
         """RangeStream in chunks of 64 bytes, merged as clients do."""
         merged, rest = rpc.RangeResponse(), request.SerializeToString()
         try:
-            while rest:
+            while True:
                 chunk, rest = self.engine.range_chunk(rest, 64)
                 merged.MergeFromString(chunk)
+                if not rest:
+                    break
         except Error as error:
             return Answer(int(error.code), str(error), None)
         return Answer(0, "", merged)

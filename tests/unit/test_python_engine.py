@@ -927,6 +927,22 @@ def test_checkpoints_make_old_segments_unnecessary(path: str) -> None:
         assert db.hash() == expected
 
 
+def test_segments_go_oldest_first_and_each_for_good(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    with PythonEngine(path, SMALL) as db:
+        for number in range(100):
+            db.put(b"k%d" % (number % 10), bytes(100))
+        db.checkpoint()
+        db.put(b"a", b"1")
+        going = segments(path)[:-1]
+        assert len(going) > 2
+        unlink = os.unlink
+        monkeypatch.setattr(os, "unlink", lambda file: (steps.append(file), unlink(file)))
+        monkeypatch.setattr(log, "sync_directory", steps.append)
+        db.checkpoint()
+        assert steps == [step for file in going for step in (file, os.path.join(path, "log"))]
+
+
 def test_a_long_log_gets_a_checkpoint_at_close(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastkv.python.engine.CLOSE_LOG_BYTES_MAX", 10_000)
     for size, checkpoints in ((5000, 0), (6000, 1), (5000, 1)):  # the log of the first open counts in the second
@@ -1045,23 +1061,24 @@ def test_a_full_disk_refuses_the_write_and_loses_nothing(
     path: str, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     db = PythonEngine(path, SMALL)
-    db.put(b"a", bytes(900))
+    db.put(b"a", bytes(700))
 
     def fail(fd: int, *arguments: object) -> None:
-        os.pwrite(fd, b"torn", int(arguments[-1]) if function == "_write_all" else 0)  # type: ignore[call-overload]
+        os.pwrite(fd, b"torn" * 40, int(arguments[-1]) if function == "_write_all" else 0)  # type: ignore[call-overload]
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(log, function, fail)
-        for _ in range(2):
+        for size in (900, 900) if function == "_preallocate" else (900, 100, 900):  # 100: in the segment that is there
             with pytest.raises(errors.QuotaError, match=f"{path}.*No space"):
-                db.put(b"a", bytes(900))
-        assert db.get(b"a") == bytes(900)
+                db.put(b"a", bytes(size))
+        assert db.get(b"a") == bytes(700)
     assert db.put(b"b", b"1") == 3
     expected = db.hash()
     crash(db)
-    with PythonEngine(path, SMALL) as db:
-        assert (db.hash(), db.applied_index) == (expected, 2)
+    lines: list[str] = []
+    with PythonEngine(path, SMALL._replace(log=lines.append)) as db:
+        assert (db.hash(), db.applied_index, lines) == (expected, 2, [])
 
 
 def test_an_interrupted_write_ends_the_writes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ class Storage:
             checkpoint.remove_unfinished(self.directory.checkpoint_path)
         picture, reach, reason = self._load_checkpoint()
         found = recovery.scan(self.directory.log_path)
-        replay = _Replay(picture, found)
+        replay = _Replay(picture, found, reason if reach else None)
         if replay.last_index < reach:
             raise reason
         clean = bool(found.records) and found.records[-1][0].type == log.CLEAN
@@ -224,7 +224,8 @@ class Storage:
 class _Replay:
     """What the log adds to a checkpoint: batches above its index, in order, and the newest meta and hard state."""
 
-    def __init__(self, picture: Picture, found: recovery.Scan) -> None:
+    def __init__(self, picture: Picture, found: recovery.Scan, damaged: errors.Error | None) -> None:
+        """damaged: what is wrong with a newer checkpoint, if there is one: the cause, where the log begins too late."""
         self.batches: list[tuple[bytes, Place]] = []
         self.meta, self.hard_state = picture.meta, picture.hard_state
         self.newest: dict[int, tuple[bytes, int]] = {}  # Log.newest
@@ -234,6 +235,8 @@ class _Replay:
         self._start = picture.index
         self._snapshot_index = 0
         if self.last_index > picture.index:
+            if damaged is not None:
+                raise damaged
             place = Place(segments[0].path, 0)
             raise place.corrupt(f"it begins at entry {self.last_index + 1}, the checkpoint ends at {picture.index}")
         records = iter(found.records)
