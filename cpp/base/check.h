@@ -19,5 +19,4 @@ struct InvariantBroken : std::logic_error {
 
 }  // namespace fastkv
 
-#define FASTKV_CHECK(expr) \
-  (__builtin_expect(!!(expr), 1) ? (void)0 : ::fastkv::CheckFailed(#expr, __FILE__, __LINE__))
+#define FASTKV_CHECK(expr) (__builtin_expect(!!(expr), 1) ? (void)0 : ::fastkv::CheckFailed(#expr, __FILE__, __LINE__))

@@ -17,11 +17,24 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FASTKV_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define FASTKV_SANITIZED 1
+#endif
+#endif
+
 namespace fastkv {
 
 class SlabPool {
  public:
-  static constexpr size_t kGranule = 16, kObjectMax = 4096, kSlabBytes = 64 << 10, kRegionBytes = 2 << 20;
+#ifdef FASTKV_SANITIZED
+  static constexpr size_t kObjectMax = 0;  // all from malloc: a sanitizer knows what has been freed there
+#else
+  static constexpr size_t kObjectMax = 4096;
+#endif
+  static constexpr size_t kGranule = 16, kSlabBytes = 64 << 10, kRegionBytes = 2 << 20;
 
   SlabPool() = default;
   ~SlabPool();  // frees everything, freed or not: an owner need not walk its objects

@@ -1,8 +1,8 @@
 // The outcome of an operation: OK, a client's error, or the world's.
 //
-// Client errors (below Code::kIoError) are deterministic: every replica that applies the same batch gives the same code,
-// and src/fastkv/errors.py holds one row each (class, gRPC code, exact text). World errors carry a message that names
-// what and where. Broken invariants are neither: see check.h.
+// Client errors (below Code::kIoError) are deterministic: every replica that applies the same batch gives the same
+// code, and src/fastkv/errors.py holds one row each (class, gRPC code, exact text). World errors carry a message that
+// names what and where. Broken invariants are neither: see check.h.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +34,11 @@ enum class Code : uint8_t {
   // The world's.
   kIoError = 100,
   kCorrupt = 101,
-  kLocked = 102,   // another process holds the directory
-  kFormat = 103,   // foreign directory, or written by a newer format
-  kPoisoned = 104, // an fsync failed or an invariant broke: no more writes
+  kLocked = 102,    // another process holds the directory
+  kFormat = 103,    // foreign directory, or written by a newer format
+  kPoisoned = 104,  // an fsync failed or an invariant broke: no more writes
   kClosed = 105,
-  kNotFound = 106, // a file or directory
+  kNotFound = 106,  // a file or directory
   kReadOnly = 107,
 };
 
@@ -58,8 +58,8 @@ class [[nodiscard]] Status {
 
 }  // namespace fastkv
 
-#define FASTKV_RETURN_IF_ERROR(expr)          \
-  do {                                        \
-    ::fastkv::Status fastkv_status_ = (expr); \
+#define FASTKV_RETURN_IF_ERROR(expr)                 \
+  do {                                               \
+    ::fastkv::Status fastkv_status_ = (expr);        \
     if (!fastkv_status_.ok()) return fastkv_status_; \
   } while (0)

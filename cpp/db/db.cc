@@ -572,7 +572,7 @@ Db::Stats Db::GetStats() const {
   stats.term = term();
   stats.watchers = hub_.size();
   const std::lock_guard lock(queue_mutex_);  // Close takes the log away
-  if (log_ != nullptr && !closed()) {
+  if (!closed() && log_ != nullptr) {
     stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
     stats.syncs = log_->counters().syncs;
   }

@@ -1,4 +1,5 @@
-// Hostile bytes as a batch, and as the batch of a log entry whose checksums are right: opening gives a Status, and what opens is whole.
+// Hostile bytes as a batch, and as the batch of a log entry whose checksums are right: opening gives a Status, and what
+// opens is whole.
 
 #include <cstdint>
 #include <cstdlib>
@@ -33,10 +34,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   db.reset();
   env.KillProcess();
   {
+    LogOptions small;
+    small.segment_bytes_first = small.segment_bytes_max = 4096;
     LogRecovered recovered;
     std::unique_ptr<Log> log;
     const auto ignore = [](const LogEntry&) { return Status(); };
-    if (!Log::Open(&env, "/data/log", {}, {}, ignore, &recovered, &log).ok()) abort();
+    if (!Log::Open(&env, "/data/log", small, {}, ignore, &recovered, &log).ok()) abort();
     if (!log->Append(1, 1, input).ok() || !log->Sync().ok()) abort();
   }
   env.KillProcess();

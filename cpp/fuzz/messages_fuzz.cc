@@ -1,5 +1,5 @@
-// Hostile bytes as every message that the store reads: Parse says yes or no and looks at nothing else; what is static about a request is
-// checked without a crash.
+// Hostile bytes as every message that the store reads: Parse says yes or no and looks at nothing else; what is static
+// about a request is checked without a crash.
 
 #include <cstdint>
 #include <cstdlib>

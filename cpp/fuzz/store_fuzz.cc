@@ -2,8 +2,9 @@
 //
 //   input := (op:u8 length:u8 bytes[length])*
 //
-// op < 12 is a command tag that goes through Validate as in a Db; op % 16 from 12 on are reads, compaction steps and copies. Another half
-// of the ops (bit 7) build their request from a few bytes, or the fuzzer would seldom get past the parser.
+// op < 12 is a command tag that goes through Validate as in a Db; op % 16 from 12 on are reads, compaction steps and
+// copies. Another half of the ops (bit 7) build their request from a few bytes, or the fuzzer would seldom get past the
+// parser.
 
 #include <cstdint>
 #include <cstdlib>
@@ -28,15 +29,19 @@ class Machine {
       bytes = made;
     }
     switch (kind) {
-      case 12: return Read(bytes);
-      case 13: return Chunks(bytes);
+      case 12:
+        return Read(bytes);
+      case 13:
+        return Chunks(bytes);
       case 14: {
         const auto lock = store_.WriteLock();
         store_.CompactStep(1 + bytes.size());
         return;
       }
-      case 15: return Others(bytes);
-      default: break;
+      case 15:
+        return Others(bytes);
+      default:
+        break;
     }
     const int64_t before = store_.revision();
     if (Validate(kind, bytes, {}) != Code::kOk) return;
@@ -69,8 +74,10 @@ class Machine {
   std::string Make(uint8_t kind, std::string_view bytes) const {
     const uint8_t a = At(bytes, 0), b = At(bytes, 1), c = At(bytes, 2);
     switch (kind) {
-      case kTagPut: return PutBytes(Key(a), std::string(b, 'v'), c % 4, c & 64);
-      case kTagDeleteRange: return DeleteBytes(Key(a), End(b), c & 1);
+      case kTagPut:
+        return PutBytes(Key(a), std::string(b, 'v'), c % 4, c & 64);
+      case kTagDeleteRange:
+        return DeleteBytes(Key(a), End(b), c & 1);
       case kTagTxn: {
         std::string txn;
         for (size_t i = 0; i + 1 < bytes.size() && i < 20; i += 2) {
@@ -82,11 +89,16 @@ class Machine {
         }
         return txn;
       }
-      case kTagCompaction: return CompactionBytes(store_.revision() - a % 8);
-      case kTagLeaseGrant: return GrantBytes(1 + a % 3, b);
-      case kTagLeaseRevoke: return RevokeBytes(1 + a % 3);
-      case kTagLeaseCheckpoint: return LeaseCheckpointBytes(a % 4, b);
-      case kTagAlarm: return AlarmBytes(a % 4, b % 3, c % 3);
+      case kTagCompaction:
+        return CompactionBytes(store_.revision() - a % 8);
+      case kTagLeaseGrant:
+        return GrantBytes(1 + a % 3, b);
+      case kTagLeaseRevoke:
+        return RevokeBytes(1 + a % 3);
+      case kTagLeaseCheckpoint:
+        return LeaseCheckpointBytes(a % 4, b);
+      case kTagAlarm:
+        return AlarmBytes(a % 4, b % 3, c % 3);
       default: {
         RangeOptions options;
         options.revision = store_.revision() - a % 8;
@@ -130,7 +142,8 @@ class Machine {
     int64_t count = 0;
     const Code code = store_.Scan(range, at, 0, false, &forward);
     if (store_.Scan(range, at, 0, true, &backward) != code || store_.Count(range, at, &count) != code) abort();
-    if (code == Code::kOk && (forward.size() != backward.size() || forward.size() != static_cast<size_t>(count))) abort();
+    if (code == Code::kOk && (forward.size() != backward.size() || forward.size() != static_cast<size_t>(count)))
+      abort();
     if (store_.Events(at, store_.revision(), 1 + At(bytes, 3), &events) < at) abort();
     store_.History(begin, &events);
     bool reads_only = false;

@@ -463,10 +463,23 @@ void BTree::RemoveChild(const Cursor& path, int level) {
   }
   const Cursor::Step& step = path.path_[static_cast<size_t>(level - 1)];
   Inner* old = step.node;
-  if (old->count == 1) {  // one child would be left: it takes the parent's place
-    ReplaceChild(path, level - 1, old->children[1 - step.child].load(std::memory_order_relaxed));
+  if (old->count == 0) {
+    RemoveChild(path, level - 1);
+    RetireNode(old);
+    return;
+  }
+  // Only the root gives way to an only child. Elsewhere that would let a subtree hang higher than its siblings, and the
+  // tree could then grow a level with every few thousand keys that come in order and go again, without end.
+  if (old->count == 1 && level == 1) {
+    Node* only = old->children[1 - step.child].load(std::memory_order_relaxed);
     RetireSeparator(old->separators[0]);
     RetireNode(old);
+    while (!only->is_leaf && only->count == 0) {
+      Node* below = static_cast<Inner*>(only)->children[0].load(std::memory_order_relaxed);
+      RetireNode(only);
+      only = below;
+    }
+    root_.store(only, std::memory_order_release);
     return;
   }
   const int lost = step.child == 0 ? 0 : step.child - 1;

@@ -87,10 +87,16 @@ void AppendKv(std::string* to, const RangeRequest& request, const Record* record
 }  // namespace
 
 Code Store::Resolve(int64_t asked, int64_t* revision) const {
-  const int64_t current = this->revision();
-  if (asked > current) return Code::kFutureRevision;
-  *revision = asked <= 0 ? current : asked;
-  return *revision < compact_revision() ? Code::kCompacted : Code::kOk;
+  if (asked <= 0) {
+    // A write and a compaction of it may fall between the two loads: the latest is never compacted.
+    do {
+      *revision = this->revision();
+    } while (*revision < compact_revision());
+    return Code::kOk;
+  }
+  if (asked > this->revision()) return Code::kFutureRevision;
+  *revision = asked;
+  return asked < compact_revision() ? Code::kCompacted : Code::kOk;
 }
 
 // Who asks for the latest is told the revision that was read, or a watch from there on would miss something; who asks
@@ -128,7 +134,8 @@ void Store::RangeFields(const RangeRequest& request, int64_t revision, std::stri
   std::vector<const Record*> records;
   int64_t count = 0;
   // etcd's quirk: without an explicit order only limit + 1 keys are fetched, in key order, and those are sorted.
-  const int64_t fetch_max = !fetch_all && request.limit > 0 ? request.limit + 1 : INT64_MAX;
+  const int64_t fetch_max =
+      !fetch_all && request.limit > 0 && request.limit < INT64_MAX ? request.limit + 1 : INT64_MAX;
   VisitVisible(tree_, range, revision, [&](const Record* record) {
     if (count++ < fetch_max && PassesFilters(request, record)) records.push_back(record);
     return true;
@@ -190,6 +197,7 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
   if (!by_key) return Code::kStreamSort;
   if (request.has_filter()) return Code::kStreamFilter;
   const KeyRange range(request.key, request.range_end);
+  const int64_t sent = std::clamp<int64_t>(request.chunk_sent, 0, INT64_MAX / 2);  // a client can send the field, too
   EpochGuard guard;
   for (;;) {
     int64_t at = 0;
@@ -225,13 +233,13 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
         AppendBool(next, 7, request.serializable);
         AppendBool(next, 8, request.keys_only);
         AppendNumber(next, RangeRequest::kChunkHeader, header_revision);
-        AppendNumber(next, RangeRequest::kChunkSent, request.chunk_sent + kvs);
+        AppendNumber(next, RangeRequest::kChunkSent, sent + kvs);
       } else {
         std::string header;
         AppendHeader(&header, header_revision);
         response->insert(0, header);
         AppendBool(response, 3, more);
-        AppendNumber(response, 4, request.chunk_sent + kvs + (more ? CountAt(rest, range, at) : 0));
+        AppendNumber(response, 4, sent + kvs + (more ? CountAt(rest, range, at) : 0));
       }
     }
     if (compact_revision() <= at) return Code::kOk;
@@ -257,7 +265,8 @@ Code Store::Scan(const KeyRange& range, int64_t revision, size_t limit, bool rev
                                              : tree_.Before(range.end);
       for (; cursor.valid() && (limit == 0 || out->size() < limit); cursor.Prev()) {
         const Record* newest = cursor.record();
-        if (newest->key() < range.begin || !range.Contains(newest->key())) break;
+        if (newest->key() < range.begin) break;
+        if (range.Beyond(newest->key())) continue;  // inserted where the walk began, after it had begun
         const Record* record = newest->VisibleAt(at);
         if (record != nullptr && !record->tombstone()) out->push_back(record);
         if (range.single) break;

@@ -161,6 +161,8 @@ Code ValidateRangeRequest(std::string_view payload) {
 }
 
 Code Validate(uint64_t tag, std::string_view payload, const Limits& limits) {
+  // A record counts its bytes in 32 bits: what a put may weigh, whatever the limits say.
+  if (payload.size() > INT32_MAX) return Code::kRequestTooLarge;
   if (limits.max_request_bytes > 0 && payload.size() > static_cast<uint64_t>(limits.max_request_bytes)) {
     return Code::kRequestTooLarge;
   }

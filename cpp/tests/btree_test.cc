@@ -1,5 +1,6 @@
-// The key index against std::map: the same keys in the same order after any inserts, erases and changes, walked both ways, with
-// Check() clean after each round. Keys are chosen to hurt: long shared prefixes, zero bytes, keys that begin other keys.
+// The key index against std::map: the same keys in the same order after any inserts, erases and changes, walked both
+// ways, with Check() clean after each round. Keys are chosen to hurt: long shared prefixes, zero bytes, keys that begin
+// other keys.
 
 #include "mvcc/btree.h"
 
@@ -110,14 +111,17 @@ class Tree {
 // A family of keys: the same numbers give keys that share much, little, zeros, or beginnings.
 std::string KeyOf(uint64_t family, uint64_t n) {
   switch (family % 6) {
-    case 0: return "k" + std::to_string(n);
+    case 0:
+      return "k" + std::to_string(n);
     case 1: {  // a long shared prefix and a tail of big-endian bytes, zeros included
       std::string key(60, 'p');
       for (int shift = 24; shift >= 0; shift -= 8) key.push_back(static_cast<char>(n >> shift));
       return key;
     }
-    case 2: return std::string(1 + n % 40, '\0') + std::string(n / 40 % 3, '\1');  // only zeros and ones
-    case 3: return std::string(1 + n % 200, 'a');                                   // each the beginning of the next
+    case 2:
+      return std::string(1 + n % 40, '\0') + std::string(n / 40 % 3, '\1');  // only zeros and ones
+    case 3:
+      return std::string(1 + n % 200, 'a');  // each the beginning of the next
     case 4: {
       std::string key = "/registry/pods/namespace-" + std::to_string(n % 7) + "/";
       key += std::to_string(n * 2654435761u);
@@ -200,8 +204,8 @@ TEST(BTree, LoadsAnyNumberOfKeysAndGrowsOn) {
   }
 }
 
-// Keys that come in order in batches, of which all but a few are erased, as a log of jobs would: the tree must not grow higher with each
-// batch than its keys need (a Cursor has room for kHeightMax levels).
+// Keys that come in order in batches, of which all but a few are erased, as a log of jobs would: the tree must not grow
+// higher with each batch than its keys need (a Cursor has room for kHeightMax levels).
 TEST(BTree, StaysLowWhenMostOfWhatCameInOrderIsErased) {
   Tree tree;
   uint64_t next = 0;

@@ -1,7 +1,7 @@
 // What the tests of store and db share: requests as a client would encode them, answers taken apart, seeds.
 //
-// A random test reads FASTKV_SEED (run that one alone) and FASTKV_RUNS (how many times the usual amount, default 1), and a
-// failure prints the line that replays it. Thread safety: free functions without state.
+// A random test reads FASTKV_SEED (run that one alone) and FASTKV_RUNS (how many times the usual amount, default 1),
+// and a failure prints the line that replays it. Thread safety: free functions without state.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,8 @@
-// One Db and those around it: callers that share a sync, a disk that is full or fails, closing in the middle, other owners.
+// One Db and those around it: callers that share a sync, a disk that is full or fails, closing in the middle, other
+// owners.
 //
-// Power loss is in db_power_loss_test.cc. FASTKV_RUNS makes the threaded tests longer; they are meant to run under TSan and ASan too.
+// Power loss is in db_power_loss_test.cc. FASTKV_RUNS makes the threaded tests longer; they are meant to run under TSan
+// and ASan too.
 
 #include "db/db.h"
 
@@ -47,7 +49,9 @@ class HookEnv : public FaultEnv {
   class File : public WritableFile {
    public:
     File(HookEnv* env, std::unique_ptr<WritableFile> file) : env_(env), file_(std::move(file)) {}
-    Status Write(uint64_t offset, std::span<const std::string_view> parts) override { return file_->Write(offset, parts); }
+    Status Write(uint64_t offset, std::span<const std::string_view> parts) override {
+      return file_->Write(offset, parts);
+    }
     Status Sync() override {
       if (env_->before_sync) env_->before_sync();
       return file_->Sync();
@@ -113,8 +117,10 @@ TEST(Db, ABatchWithoutCommandsOnlyAsksWhetherWritesAreAllowed) {
 TEST(Db, WhatNeedsNoStateToBeRefusedIsNotLoggedAndTheRestKeepsItsPlace) {
   FaultEnv env(1);
   auto db = Open(&env);
-  const std::string bad = PutBytes("", "v"), first = PutBytes("a", "1"), second = PutBytes("b", "2"), unleased = PutBytes("c", "3", 9);
-  const std::vector<Command> commands = {{kTagPut, bad}, {kTagPut, first}, {99, bad}, {kTagPut, unleased}, {kTagPut, second}};
+  const std::string bad = PutBytes("", "v"), first = PutBytes("a", "1"), second = PutBytes("b", "2"),
+                    unleased = PutBytes("c", "3", 9);
+  const std::vector<Command> commands = {
+      {kTagPut, bad}, {kTagPut, first}, {99, bad}, {kTagPut, unleased}, {kTagPut, second}};
   std::vector<CommandResult> results;
   ASSERT_TRUE(db->Commit(commands, &results).ok());
   ASSERT_EQ(results.size(), 5u);
@@ -258,10 +264,12 @@ TEST(Db, CallersShareSyncsAndEachGetsItsOwnAnswer) {
         wrong += result.code != Code::kOk;
         const std::lock_guard lock(mutex);
         wrong += !revisions.insert(result.revision).second;
-        const RangeAnswer answer = ParseRangeAnswer(result.response);  // PutResponse: the same header, prev_kv as field 2
+        const RangeAnswer answer =
+            ParseRangeAnswer(result.response);  // PutResponse: the same header, prev_kv as field 2
         wrong += answer.revision != result.revision;
         const int before = i - (i % 8 == 0 ? 2 : 1);
-        if (i > 0) wrong += answer.kvs.size() != 1 || answer.kvs[0].key != key || answer.kvs[0].value != std::to_string(before);
+        if (i > 0)
+          wrong += answer.kvs.size() != 1 || answer.kvs[0].key != key || answer.kvs[0].value != std::to_string(before);
       }
     });
   }
@@ -284,7 +292,8 @@ TEST(Db, ACommandLargerThanAGroupIsABatchOfItsOwn) {
   const std::string large(17 << 20, 'v');
   std::vector<std::thread> threads;
   std::atomic<int> failed{0};
-  for (int i = 0; i < 3; ++i) threads.emplace_back([&, i] { failed += Put(db.get(), "k" + std::to_string(i), large) != Code::kOk; });
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&, i] { failed += Put(db.get(), "k" + std::to_string(i), large) != Code::kOk; });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(failed, 0);
   EXPECT_EQ(db->GetStats().batches, 3u);
@@ -345,7 +354,8 @@ TEST(Db, ACheckpointAppearsInTheBackgroundWhileWritesGoOn) {
     threads.emplace_back([&, t] {
       // Until several checkpoints have been written; each needs some 64 KiB of log.
       for (int i = 0; (i < 500 || db->GetStats().checkpoint_index < 1000) && i < 200'000; ++i, ++written) {
-        failed += Put(db.get(), "k" + std::to_string(t) + "/" + std::to_string(i % 300), std::string(100, 'v')) != Code::kOk;
+        failed +=
+            Put(db.get(), "k" + std::to_string(t) + "/" + std::to_string(i % 300), std::string(100, 'v')) != Code::kOk;
       }
     });
   }
@@ -383,7 +393,8 @@ TEST(Db, AnEmptyStoreCanBeCheckpointed) {
   EXPECT_EQ(Get(db.get(), "a"), "1");
 }
 
-// Everything that uses the log, and Close in the middle of it: each call succeeds or says kClosed, and what was acknowledged is there.
+// Everything that uses the log, and Close in the middle of it: each call succeeds or says kClosed, and what was
+// acknowledged is there.
 TEST(Db, ClosingWhileOthersAreInside) {
   const int rounds = 25 * static_cast<int>(FromEnvironment("FASTKV_RUNS", 1));
   for (int round = 0; round < rounds; ++round) {
@@ -401,7 +412,8 @@ TEST(Db, ClosingWhileOthersAreInside) {
       threads.emplace_back([&, t] {
         started.arrive_and_wait();
         CommandResult result;
-        for (int i = 1; check(db->Put("t" + std::to_string(t), std::to_string(i), 0, &result)); ++i) acknowledged[t] = i;
+        for (int i = 1; check(db->Put("t" + std::to_string(t), std::to_string(i), 0, &result)); ++i)
+          acknowledged[t] = i;
       });
     }
     threads.emplace_back([&] {
@@ -444,8 +456,8 @@ int CountEvents(const std::string& events) {
   return count;
 }
 
-// A batch that writes and compacts, with somebody who removes what is released at any moment: a watcher gets every event, or learns that
-// compaction was faster. It must not lose one in silence.
+// A batch that writes and compacts, with somebody who removes what is released at any moment: a watcher gets every
+// event, or learns that compaction was faster. It must not lose one in silence.
 TEST(Db, RemovalNeverOvertakesTheWatchers) {
   std::unique_ptr<Db> db;
   ASSERT_TRUE(Db::Open("", {}, &db).ok());

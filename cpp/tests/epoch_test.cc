@@ -86,7 +86,8 @@ TEST(Epoch, DestructionFreesTheRest) {
   EXPECT_EQ(freed, 10);
 }
 
-// Two writers (two stores in one process) share the epoch; a value that a reader reached through the pointer must stay what it was.
+// Two writers (two stores in one process) share the epoch; a value that a reader reached through the pointer must stay
+// what it was.
 TEST(Epoch, NothingIsFreedUnderAReaderOfTwoWriters) {
   struct Box {
     std::atomic<uint64_t> canary{0x5a5a5a5a};

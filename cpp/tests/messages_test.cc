@@ -1,5 +1,5 @@
-// The message codecs: each field arrives, the last of a scalar wins, unknown fields and other wire types are skipped, and what no
-// protobuf writer makes is refused.
+// The message codecs: each field arrives, the last of a scalar wins, unknown fields and other wire types are skipped,
+// and what no protobuf writer makes is refused.
 
 #include "proto/messages.h"
 
@@ -59,7 +59,8 @@ TEST(Messages, EveryFieldArrives) {
   bytes.clear();
   AppendBytes(&bytes, 1, "k");
   AppendBytes(&bytes, 2, "z");
-  for (uint32_t field = 3; field <= 13; ++field) AppendNumber(&bytes, field, static_cast<int64_t>(field) + (field < 7 ? 0 : 100));
+  for (uint32_t field = 3; field <= 13; ++field)
+    AppendNumber(&bytes, field, static_cast<int64_t>(field) + (field < 7 ? 0 : 100));
   RangeRequest range;
   ASSERT_TRUE(range.Parse(bytes));
   EXPECT_EQ(range.key, "k");
@@ -178,8 +179,9 @@ TEST(Messages, MalformedBytesAreRefusedByEveryMessage) {
       {"bits beyond the 64th", "\x08"s + std::string(9, '\xff') + "\x02"s},
       {"a tag cut short", "\x80"s},
       {"a varint cut short", "\x08\x80"s},
-      {"a length without its bytes", "\x0a\x05"
-                                     "abcd"s},
+      {"a length without its bytes",
+       "\x0a\x05"
+       "abcd"s},
       {"a length beyond 64 bits", "\x0a"s + std::string(9, '\xff') + "\x7f"s},
       {"a length that would overflow", "\x0a"s + std::string(9, '\xff') + "\x01"s + "abc"},
       {"a length cut short", "\x0a\xff"s},
@@ -189,10 +191,12 @@ TEST(Messages, MalformedBytesAreRefusedByEveryMessage) {
       {"the end of a group", "\x0c"s},
       {"wire type 6", "\x0e\x00"s},
       {"wire type 7", "\x0f\x00"s},
-      {"eight bytes cut short", "\x09"
-                                "1234567"s},
-      {"four bytes cut short", "\x0d"
-                               "123"s},
+      {"eight bytes cut short",
+       "\x09"
+       "1234567"s},
+      {"four bytes cut short",
+       "\x0d"
+       "123"s},
       {"a field number beyond 29 bits", "\x80\x80\x80\x80\x10\x00"s},
   };
   for (const auto& [what, bytes] : malformed) {
@@ -205,21 +209,27 @@ TEST(Messages, MalformedBytesAreRefusedByEveryMessage) {
 
 TEST(Messages, UnknownFieldsAndOtherWireTypesAreSkipped) {
   const std::vector<std::string> skipped = {
-      "\xf8\x7f\x05"s,             // field 2047, varint
-      "\xfa\x7f\x02hi"s,           // bytes
-      "\xf9\x7f" "12345678"s,      // eight bytes
-      "\xfd\x7f" "1234"s,          // four
-      "\xf8\x7f\x80\x80\x00"s,     // a varint longer than it needs: protobuf takes it
-      "\xf8\xff\x00\x01"s,         // a tag longer than it needs
-      "\x09" "12345678"s,          // field 1 of another wire type
-      "\x0d" "1234"s,
+      "\xf8\x7f\x05"s,    // field 2047, varint
+      "\xfa\x7f\x02hi"s,  // bytes
+      "\xf9\x7f"
+      "12345678"s,  // eight bytes
+      "\xfd\x7f"
+      "1234"s,                  // four
+      "\xf8\x7f\x80\x80\x00"s,  // a varint longer than it needs: protobuf takes it
+      "\xf8\xff\x00\x01"s,      // a tag longer than it needs
+      "\x09"
+      "12345678"s,  // field 1 of another wire type
+      "\x0d"
+      "1234"s,
   };
   for (const auto& [message, parse] : kAllMessages) {
     EXPECT_TRUE(parse("")) << message;
     for (const std::string& bytes : skipped) EXPECT_TRUE(parse(bytes)) << message;
   }
   PutRequest put;
-  const std::string bytes = "\x08\x07" + testing::PutBytes("k", "v") + "\x1a\x01x\x0d" "1234";
+  const std::string bytes = "\x08\x07" + testing::PutBytes("k", "v") +
+                            "\x1a\x01x\x0d"
+                            "1234";
   ASSERT_TRUE(put.Parse(bytes));
   EXPECT_EQ(put.key, "k");
   EXPECT_EQ(put.lease, 0);
@@ -241,7 +251,9 @@ TEST(Messages, TheLastOfAScalarWins) {
 
 TEST(Messages, ACutOpMakesTheTxnMalformed) {
   TxnRequest txn;
-  EXPECT_FALSE(txn.Parse("\x12\x03\x12\x05" "a"));
+  EXPECT_FALSE(
+      txn.Parse("\x12\x03\x12\x05"
+                "a"));
   LeaseCheckpointRequest checkpoints;
   EXPECT_FALSE(checkpoints.Parse("\x0a\x01\x08"));
   EXPECT_TRUE(LeaseCheckpointRequest().Parse("\x0a\x02\x28\x01"));  // an unknown field inside
@@ -259,7 +271,8 @@ TEST(Messages, LengthsAreRightAtEverySize) {
     std::string op;
     AppendPutOp(&op, std::string(size, 'k'), std::string(size, 'v'), 1);
     std::string by_hand;
-    testing::AppendOp(&by_hand, 2, RequestOp::kPut, testing::PutBytes(std::string(size, 'k'), std::string(size, 'v'), 1));
+    testing::AppendOp(&by_hand, 2, RequestOp::kPut,
+                      testing::PutBytes(std::string(size, 'k'), std::string(size, 'v'), 1));
     EXPECT_EQ(op, by_hand) << size;
   }
 }

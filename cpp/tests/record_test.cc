@@ -79,10 +79,10 @@ TEST(Record, RefusesBytesThatNoStoreHasWritten) {
     return record == nullptr;
   };
   EXPECT_FALSE(refused(good, 5, 0, false));
-  EXPECT_TRUE(refused(good, 6, 0, false));                  // another revision than it says
-  EXPECT_TRUE(refused(good, 5, 1u << 30, false));           // a sub revision that cannot be
-  EXPECT_TRUE(refused(good, 5, 0, true));                   // a tombstone with a value
-  EXPECT_TRUE(refused(good + '\x30', 5, 0, false));         // cut short
+  EXPECT_TRUE(refused(good, 6, 0, false));                            // another revision than it says
+  EXPECT_TRUE(refused(good, 5, 1u << 30, false));                     // a sub revision that cannot be
+  EXPECT_TRUE(refused(good, 5, 0, true));                             // a tombstone with a value
+  EXPECT_TRUE(refused(good + '\x30', 5, 0, false));                   // cut short
   EXPECT_TRUE(refused(good + std::string("\x38\x01"), 5, 0, false));  // an unknown field
   EXPECT_TRUE(refused(Encode({"", "value", 3, 5, 2, 0}), 5, 0, false));
   std::string overlong;  // version 2 in two bytes
@@ -172,8 +172,7 @@ TEST(Record, VisibleAtFindsWhatAWalkFindsWhateverWasCutAway) {
       if (history.Random() % 4 != 0) continue;
       const int64_t revision = history.Pick();
       ASSERT_EQ(history.newest()->VisibleAt(revision), history.NaiveVisibleAt(revision))
-          << "at revision " << revision << " of " << history.main()
-          << Replay("record_test", "Record.VisibleAt*", seed);
+          << "at revision " << revision << " of " << history.main() << Replay("record_test", "Record.VisibleAt*", seed);
     }
   }
 }

@@ -1,4 +1,5 @@
-// The revision index against a plain vector: appends, trims and searches over many chunks, and readers beside the writer.
+// The revision index against a plain vector: appends, trims and searches over many chunks, and readers beside the
+// writer.
 
 #include "mvcc/revision_index.h"
 
@@ -69,8 +70,8 @@ TEST(RevisionIndex, AgreesWithAVector) {
   }
 }
 
-// Readers walk from a revision while the writer appends and trims: what they see ascends without a hole, from at or behind what they
-// asked for.
+// Readers walk from a revision while the writer appends and trims: what they see ascends without a hole, from at or
+// behind what they asked for.
 TEST(RevisionIndex, ReadersSeeAscendingRevisionsBesideTheWriter) {
   Retired retired;
   RevisionIndex index(&retired);
@@ -91,7 +92,8 @@ TEST(RevisionIndex, ReadersSeeAscendingRevisionsBesideTheWriter) {
         for (uint64_t at = index.LowerBound(from); at < end && at < index.LowerBound(from) + 2000; ++at) {
           const Record* record = index.at(at);
           if (record == nullptr) continue;  // trimmed meanwhile
-          if (previous == 0 ? record->main() < from : record->main() != previous + 1 && trimmed_to < record->main()) ++errors;
+          if (previous == 0 ? record->main() < from : record->main() != previous + 1 && trimmed_to < record->main())
+            ++errors;
           previous = record->main();
         }
         if (previous != 0) ++walked;

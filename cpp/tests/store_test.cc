@@ -1,5 +1,5 @@
-// The store against a naive model of MVCC: every revision that may be read, with every way to read it, after random commands,
-// compactions in slices, pictures and copies; and what hostile numbers do to it.
+// The store against a naive model of MVCC: every revision that may be read, with every way to read it, after random
+// commands, compactions in slices, pictures and copies; and what hostile numbers do to it.
 //
 // What each operation answers, field by field, is in the golden scripts; here the invariants of store.h are tested.
 
@@ -47,8 +47,8 @@ class Model {
   }
   void Put(int64_t main, const std::string& key, const std::string& value, int64_t lease) {
     const Version* old = At(key, main);
-    const Version made{main, false, value, old != nullptr ? old->create_revision : main,
-                       old != nullptr ? old->version + 1 : 1, lease};
+    const Version made{
+        main, false, value, old != nullptr ? old->create_revision : main, old != nullptr ? old->version + 1 : 1, lease};
     keys[key].push_back(made);
   }
   int64_t Delete(int64_t main, const KeyRange& range) {
@@ -97,10 +97,14 @@ class RandomRun {
   }
   std::pair<std::string, std::string> KeysOfRange() {
     switch (Below(4)) {
-      case 0: return {Key(), ""};
-      case 1: return {Key(), kAll};
-      case 2: return {kAll, kAll};
-      default: return {Key(), Key()};
+      case 0:
+        return {Key(), ""};
+      case 1:
+        return {Key(), kAll};
+      case 2:
+        return {kAll, kAll};
+      default:
+        return {Key(), Key()};
     }
   }
   int64_t ReadableRevision() {
@@ -124,7 +128,8 @@ class RandomRun {
         model_.Put(main, key, value, lease);
         model_.revision = main;
       }
-      return Expect(Apply(&store_, kTagPut, PutBytes(key, value, lease)), known ? Code::kOk : Code::kLeaseNotFound, "put");
+      return Expect(Apply(&store_, kTagPut, PutBytes(key, value, lease)), known ? Code::kOk : Code::kLeaseNotFound,
+                    "put");
     }
     if (choice < 58) {
       const auto [key, end] = KeysOfRange();
@@ -152,7 +157,8 @@ class RandomRun {
     if (choice < 82) {
       const auto id = static_cast<int64_t>(1 + Below(4));
       const bool fresh = model_.leases.try_emplace(id, 60).second;
-      return Expect(Apply(&store_, kTagLeaseGrant, GrantBytes(id, 60)), fresh ? Code::kOk : Code::kLeaseExists, "grant");
+      return Expect(Apply(&store_, kTagLeaseGrant, GrantBytes(id, 60)), fresh ? Code::kOk : Code::kLeaseExists,
+                    "grant");
     }
     if (choice < 86) {
       const auto id = static_cast<int64_t>(1 + Below(4));
@@ -173,7 +179,8 @@ class RandomRun {
       const int64_t revision = Below(3) == 0 ? model_.revision : ReadableRevision();
       const bool ahead = revision > model_.compact_revision;
       if (ahead) model_.compact_revision = revision;
-      return Expect(Apply(&store_, kTagCompaction, CompactionBytes(revision)), ahead ? Code::kOk : Code::kCompacted, "compact");
+      return Expect(Apply(&store_, kTagCompaction, CompactionBytes(revision)), ahead ? Code::kOk : Code::kCompacted,
+                    "compact");
     }
     if (choice < 97) {
       const auto lock = store_.WriteLock();
@@ -207,9 +214,11 @@ class RandomRun {
       return {};
     });
     if (!status.ok() || !loaded || !loader.Finish(picture)) return "a picture does not load";
-    if (copy.revision() != picture.revision || copy.compact_revision() != picture.compact_revision) return "picture: revisions";
+    if (copy.revision() != picture.revision || copy.compact_revision() != picture.compact_revision)
+      return "picture: revisions";
     if (const std::string problems = Problems(copy); !problems.empty()) return "picture: " + problems;
-    for (int64_t at = std::max<int64_t>(1, picture.compact_revision); at <= picture.revision; at += 1 + static_cast<int64_t>(Below(9))) {
+    for (int64_t at = std::max<int64_t>(1, picture.compact_revision); at <= picture.revision;
+         at += 1 + static_cast<int64_t>(Below(9))) {
       if (std::string error = VerifyRange(copy, {kAll, kAll}, at); !error.empty()) return "picture: " + error;
     }
     return {};
@@ -221,7 +230,8 @@ class RandomRun {
     RangeOptions options;
     options.revision = at;
     std::string response;
-    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk) return "Range refused" + where;
+    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk)
+      return "Range refused" + where;
     const RangeAnswer answer = ParseRangeAnswer(response);
     if (answer.revision != store.revision()) return "Range: the header's revision" + where;
     if (answer.count != static_cast<int64_t>(wanted.size()) || answer.more || answer.kvs.size() != wanted.size()) {
@@ -230,28 +240,34 @@ class RandomRun {
     for (size_t i = 0; i < wanted.size(); ++i) {
       const KeyValueMessage& kv = answer.kvs[i];
       const auto& [key, version] = wanted[i];
-      if (kv.key != key || kv.value != version->value || kv.mod_revision != version->main || kv.version != version->version ||
-          kv.create_revision != version->create_revision || kv.lease != version->lease) {
+      if (kv.key != key || kv.value != version->value || kv.mod_revision != version->main ||
+          kv.version != version->version || kv.create_revision != version->create_revision ||
+          kv.lease != version->lease) {
         return "Range: the wrong KeyValue of " + key + where;
       }
     }
     options.count_only = true;
-    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk) return "Range refused" + where;
+    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk)
+      return "Range refused" + where;
     if (ParseRangeAnswer(response).count != answer.count) return "count_only differs" + where;
     options.count_only = false;
     options.limit = static_cast<int64_t>(1 + Below(5));
-    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk) return "Range refused" + where;
+    if (store.Range(RangeBytes(keys.first, keys.second, options), &response) != Code::kOk)
+      return "Range refused" + where;
     const RangeAnswer limited = ParseRangeAnswer(response);
     if (limited.count != answer.count || limited.more != (answer.count > options.limit) ||
         limited.kvs.size() != std::min(wanted.size(), static_cast<size_t>(options.limit))) {
       return "Range with a limit" + where;
     }
     int64_t count = 0;
-    if (store.Count(KeyRange(keys.first, keys.second), at, &count) != Code::kOk || count != answer.count) return "Count" + where;
+    if (store.Count(KeyRange(keys.first, keys.second), at, &count) != Code::kOk || count != answer.count)
+      return "Count" + where;
     const EpochGuard guard;
     std::vector<const Record*> forward, backward;
-    if (store.Scan(KeyRange(keys.first, keys.second), at, 0, false, &forward) != Code::kOk) return "Scan refused" + where;
-    if (store.Scan(KeyRange(keys.first, keys.second), at, 0, true, &backward) != Code::kOk) return "Scan refused" + where;
+    if (store.Scan(KeyRange(keys.first, keys.second), at, 0, false, &forward) != Code::kOk)
+      return "Scan refused" + where;
+    if (store.Scan(KeyRange(keys.first, keys.second), at, 0, true, &backward) != Code::kOk)
+      return "Scan refused" + where;
     std::reverse(backward.begin(), backward.end());
     if (forward != backward || forward.size() != wanted.size()) return "Scan" + where;
     for (size_t i = 0; i < wanted.size(); ++i) {
@@ -277,11 +293,13 @@ class RandomRun {
       request = next;
     }
     const RangeAnswer one = ParseRangeAnswer(whole), many = ParseRangeAnswer(joined);
-    if (one.count != many.count || one.more != many.more || one.revision != many.revision || one.kvs.size() != many.kvs.size()) {
+    if (one.count != many.count || one.more != many.more || one.revision != many.revision ||
+        one.kvs.size() != many.kvs.size()) {
       return "RangeChunk: the chunks together are not the whole";
     }
     for (size_t i = 0; i < one.kvs.size(); ++i) {
-      if (one.kvs[i].key != many.kvs[i].key || one.kvs[i].mod_revision != many.kvs[i].mod_revision) return "RangeChunk: a key";
+      if (one.kvs[i].key != many.kvs[i].key || one.kvs[i].mod_revision != many.kvs[i].mod_revision)
+        return "RangeChunk: a key";
     }
     return {};
   }
@@ -293,7 +311,8 @@ class RandomRun {
       for (size_t i = 0; i < versions.size(); ++i) {
         if (versions[i].main < from || versions[i].main > to) continue;
         const bool last = i + 1 == versions.size() || versions[i + 1].main != versions[i].main;
-        if (versions[i].main > model_.compact_revision || last) wanted.emplace_back(versions[i].main, key, versions[i].tombstone);
+        if (versions[i].main > model_.compact_revision || last)
+          wanted.emplace_back(versions[i].main, key, versions[i].tombstone);
       }
     }
     const EpochGuard guard;
@@ -304,7 +323,8 @@ class RandomRun {
       if (covered < next) return "Events does not get on";
       for (size_t i = before; i < records.size(); ++i) {
         if (records[i]->main() < next || records[i]->main() > covered) return "Events: a record outside";
-        if (i > before && std::pair(records[i - 1]->main(), records[i - 1]->sub()) >= std::pair(records[i]->main(), records[i]->sub())) {
+        if (i > before && std::pair(records[i - 1]->main(), records[i - 1]->sub()) >=
+                              std::pair(records[i]->main(), records[i]->sub())) {
           return "Events: out of order";
         }
       }
@@ -327,7 +347,8 @@ class RandomRun {
       for (const Model::Version& version : versions) {
         if (version.main <= model_.compact_revision) base = &version;
       }
-      if (base != nullptr && (!base->tombstone || base->main == model_.compact_revision)) wanted.insert(wanted.begin(), base->main);
+      if (base != nullptr && (!base->tombstone || base->main == model_.compact_revision))
+        wanted.insert(wanted.begin(), base->main);
       std::vector<const Record*> records;
       store_.History(key, &records);
       std::vector<int64_t> found;
@@ -338,7 +359,8 @@ class RandomRun {
   }
 
   std::string Verify() {
-    if (store_.revision() != model_.revision || store_.compact_revision() != model_.compact_revision) return "revisions";
+    if (store_.revision() != model_.revision || store_.compact_revision() != model_.compact_revision)
+      return "revisions";
     if (const std::string problems = Problems(store_); !problems.empty()) return problems;
     for (int i = 0; i < 6; ++i) {
       const int64_t at = ReadableRevision();
@@ -347,7 +369,9 @@ class RandomRun {
     }
     if (std::string error = VerifyRange(store_, {kAll, kAll}, model_.revision); !error.empty()) return error;
     if (std::string error = VerifyEvents(ReadableRevision(), ReadableRevision()); !error.empty()) return error;
-    if (std::string error = VerifyEvents(std::max<int64_t>(model_.compact_revision, 1), model_.revision); !error.empty()) return error;
+    if (std::string error = VerifyEvents(std::max<int64_t>(model_.compact_revision, 1), model_.revision);
+        !error.empty())
+      return error;
     if (std::string error = VerifyHistory(); !error.empty()) return error;
     for (const auto& [id, ttl] : model_.leases) {
       std::set<std::string> wanted;
@@ -365,11 +389,14 @@ class RandomRun {
     if (!CopyByCheckpoint(&store_, &copy)) return "a checkpoint does not load";
     if (const std::string problems = Problems(copy); !problems.empty()) return "copy: " + problems;
     if (copy.Hash() != store_.Hash()) return "copy: another hash";
-    if (std::string error = VerifyRange(copy, {kAll, kAll}, ReadableRevision()); !error.empty()) return "copy: " + error;
+    if (std::string error = VerifyRange(copy, {kAll, kAll}, ReadableRevision()); !error.empty())
+      return "copy: " + error;
     const int64_t at = ReadableRevision();
     uint32_t hash = 0, again = 0;
     int64_t compacted = 0, hashed = 0;
-    if (store_.HashKv(at, &hash, &compacted, &hashed) != Code::kOk || hashed != at || compacted != model_.compact_revision) return "HashKv";
+    if (store_.HashKv(at, &hash, &compacted, &hashed) != Code::kOk || hashed != at ||
+        compacted != model_.compact_revision)
+      return "HashKv";
     if (copy.HashKv(at, &again, &compacted, &hashed) != Code::kOk || again != hash) return "copy: another HashKv";
     return {};
   }
@@ -523,7 +550,8 @@ TEST(Store, HostileNumbersAreOnlyNumbers) {
         options.sort_target = target;
         options.sort_order = order;
         ASSERT_EQ(store.Range(RangeBytes("k", kAll, options), &response), Code::kOk);
-        EXPECT_EQ(ParseRangeAnswer(response).kvs.size(), 10u) << "limit " << limit << " target " << target << " order " << order;
+        EXPECT_EQ(ParseRangeAnswer(response).kvs.size(), 10u)
+            << "limit " << limit << " target " << target << " order " << order;
       }
     }
     RangeOptions options;

@@ -1,8 +1,8 @@
 // Readers beside one writer and compaction, without locks: each value proves which revision it was read at.
 //
-// The writer puts the same number under N keys in one txn, so a reader that sees two different numbers at once has seen half a
-// revision; and every revision writes its own number, so a header that promises more than the kvs hold is found out. FASTKV_RUNS makes
-// it longer. Meant to run under TSan and ASan as well.
+// The writer puts the same number under N keys in one txn, so a reader that sees two different numbers at once has seen
+// half a revision; and every revision writes its own number, so a header that promises more than the kvs hold is found
+// out. FASTKV_RUNS makes it longer. Meant to run under TSan and ASan as well.
 
 #include <gtest/gtest.h>
 
@@ -24,7 +24,8 @@ constexpr int kTogether = 40;  // keys that are always written together: more th
 
 std::string TogetherKey(int i) { return "t/" + std::to_string(100 + i); }
 
-// Revision r of the store holds "r" under each of the keys. Other keys come and go around them, so that leaves split and vanish.
+// Revision r of the store holds "r" under each of the keys. Other keys come and go around them, so that leaves split
+// and vanish.
 class Writer {
  public:
   explicit Writer(Store* store) : store_(store) { WriteOnce(); }
@@ -62,8 +63,8 @@ class Writer {
   std::mt19937_64 random_{42};
 };
 
-// Runs `read(random)` in `threads` threads beside the writer until it has written `revisions` and each reader has read some; read
-// gives "" or what is wrong.
+// Runs `read(random)` in `threads` threads beside the writer until it has written `revisions` and each reader has read
+// some; read gives "" or what is wrong.
 template <typename Read>
 void Beside(Store* store, int threads, int revisions, Read read) {
   Writer writer(store);
@@ -125,7 +126,8 @@ TEST(StoreThreads, ARangeHoldsOneRevisionAndTheHeaderNamesIt) {
     if (options.revision > 0 && number != options.revision) return "a range at a revision saw another";
     // Who lists and then watches from header.revision + 1 would lose what lies between the two.
     if (options.revision == 0 && number != answer.revision) {
-      return "the latest range holds revision " + std::to_string(number) + ", its header says " + std::to_string(answer.revision);
+      return "the latest range holds revision " + std::to_string(number) + ", its header says " +
+             std::to_string(answer.revision);
     }
     return {};
   });
@@ -194,7 +196,8 @@ TEST(StoreThreads, TheLatestValueIsAsNewAsTheHeaderSays) {
 // Keys are inserted at the very place where a scan from above begins.
 TEST(StoreThreads, AReverseScanFindsItsKeysWhileOthersAppearBehindItsEnd) {
   Store store;
-  for (int i = 0; i < 20; ++i) ASSERT_EQ(Apply(&store, kTagPut, PutBytes("a/" + std::to_string(10 + i), "v")), Code::kOk);
+  for (int i = 0; i < 20; ++i)
+    ASSERT_EQ(Apply(&store, kTagPut, PutBytes("a/" + std::to_string(10 + i), "v")), Code::kOk);
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> scans{0}, missed{0};
   std::thread reader([&] {
@@ -235,7 +238,8 @@ TEST(StoreThreads, ChunksTogetherAreOneRevision) {
     const RangeAnswer answer = ParseRangeAnswer(joined);
     const int64_t number = OneNumber(answer.kvs);
     if (number < 0) return "the chunks are of different revisions";
-    if (number != answer.revision || answer.count != kTogether || answer.more) return "the last chunk's header or count";
+    if (number != answer.revision || answer.count != kTogether || answer.more)
+      return "the last chunk's header or count";
     return {};
   });
 }

@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO
 
 from fastkv import engine as engines
@@ -90,9 +91,14 @@ def restore(
             _sync_directory(parent)
         return _verify(directory)
     except BaseException:
-        shutil.rmtree(directory)
-        if existed:
-            os.mkdir(directory)
+        for part in ("log", "checkpoint"):
+            shutil.rmtree(os.path.join(directory, part), ignore_errors=True)
+        for name in ("FASTKV", "LOCK"):
+            with suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        if not existed:
+            with suppress(OSError):
+                os.rmdir(directory)
         raise
 
 

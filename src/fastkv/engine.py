@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # Command tags: field numbers of etcd's InternalRaftRequest (docs/format.md).
 PUT = 4
@@ -115,7 +115,8 @@ class Engine(Protocol):
         """RangeRequest -> RangeResponse, at the latest or the asked revision."""
 
     def read_txn(self, request: bytes) -> bytes | None:
-        """TxnRequest with nothing but ranges in both branches -> TxnResponse, without the log; None: it has other operations."""
+        """TxnRequest with nothing but ranges in both branches -> TxnResponse, without the log. None: it has other
+        operations."""
 
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
         """RangeStream: RangeRequest -> (RangeResponse, next RangeRequest or b"" at the end). The response holds at most
@@ -123,7 +124,7 @@ class Engine(Protocol):
         revision."""
 
     def get(self, key: bytes, default: bytes | None = None, revision: int = 0) -> bytes | None: ...
-    def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list:
+    def scan(self, start: bytes, end: bytes, revision: int, limit: int, reverse: bool, what: int) -> list[Any]:
         """Keys in [start, end) at `revision` (0 = latest), at most `limit` (0 = all), as `what` asks: ITEMS (key,
         value) tuples, KEYS, VALUES, or KEY_VALUES (types.KeyValue). end b"" = just the key start; b"\\0" = no upper
         bound."""

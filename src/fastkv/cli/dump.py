@@ -95,8 +95,14 @@ def _record_lines(record: log.LogRecord) -> Iterator[str]:
 def _commands(batch: bytes) -> Iterator[str]:
     at = 0
     while at < len(batch):
-        tag, at = wire.read_varint(batch, at)
-        length, at = wire.read_varint(batch, at)
+        try:
+            tag, at = wire.read_varint(batch, at)
+            length, at = wire.read_varint(batch, at)
+        except Error as error:
+            if error.number != Code.MALFORMED:
+                raise
+            yield f"{len(batch) - at} bytes that are no command"
+            return
         yield _command(tag, batch[at : at + length])
         at += length
 

@@ -41,6 +41,9 @@ CLOSE_LOG_BYTES_MAX = 16 << 20  # a longer log than this is worth a checkpoint a
 _DEFAULTS = Options()
 
 
+PAYLOAD_BYTES_MAX = (1 << 31) - 1  # whatever the options say: as in the native engine
+
+
 class _Waiter:
     """One caller of commit. `commands`: what of it goes into the log; refused ones have their answer already."""
 
@@ -60,7 +63,7 @@ def _prepare(tag: int, payload: bytes, options: Options) -> tuple[int, wire.Requ
     """(0, what apply will need), or (code, None) for what needs no state to be refused: it is never logged."""
     if tag not in validate.TAGS:
         return int(Code.MALFORMED), None  # a log that holds it would be one of a newer format
-    if 0 < options.max_request_bytes < len(payload):
+    if 0 < options.max_request_bytes < len(payload) or len(payload) > PAYLOAD_BYTES_MAX:
         return int(Code.REQUEST_TOO_LARGE), None
     try:
         return 0, validate.parse(tag, payload, options.max_txn_ops)

@@ -45,7 +45,10 @@ class Answer(NamedTuple):
 
 def answer(node: Node, method: str, target: str) -> Answer:
     """What a request gets."""
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError:  # "//[": a host that is none
+        return Answer(400, b"400 Bad Request")
     query = parse_qs(url.query, keep_blank_values=True)
     path, _, check = url.path.removeprefix("/").partition("/")
     if method == "OPTIONS":

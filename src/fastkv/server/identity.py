@@ -76,10 +76,15 @@ def decode(meta: bytes) -> Identity:
     """What `encode` wrote; CorruptError for anything else."""
     try:
         fields = json.loads(meta)
-        return Identity(
+        identity = Identity(
             int(fields["cluster_id"], 16), int(fields["member_id"], 16), tuple(fields["peer_urls"]), int(fields["term"])
         )
-    except (ValueError, TypeError, KeyError) as reason:
+        ids_and_term = (identity.cluster_id >> 1, identity.member_id >> 1, identity.term)
+        numbers_fit = all(0 <= number < 1 << 63 for number in ids_and_term)
+        if not numbers_fit or not all(isinstance(url, str) for url in identity.peer_urls):
+            raise ValueError("a number or URL that no member has")
+        return identity
+    except (ValueError, TypeError, KeyError, RecursionError) as reason:
         raise from_code(
             Code.CORRUPT, f"fastkv: the member's identity in the data directory cannot be read: {reason!r}"
         ) from None
