@@ -22,7 +22,7 @@ need() { # need DEBIAN-PACKAGES BREW-PACKAGES CHECK...
 
 header() { # is there a header, for the compiler or in Homebrew's place?
   local directory
-  for directory in ${FASTKV_PROTOZERO:-} /usr/include /usr/local/include /opt/homebrew/include /opt/local/include; do
+  for directory in /usr/include /usr/local/include /opt/homebrew/include /opt/local/include; do
     [ -e "$directory/$1" ] && return 0
   done
   return 1

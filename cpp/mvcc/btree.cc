@@ -34,6 +34,10 @@ namespace {
 // A whole leaf, or an inner node's header and heads.
 constexpr size_t kNodePrefetchBytes = BTree::Leaf::Bytes(BTree::kLeafMax);
 
+// Below this a common prefix is not cut off the heads: comparing it costs a look at some key, and heads have room for
+// it.
+constexpr uint32_t kPrefixWorthwhile = 4;
+
 // The cache lines arrive together, instead of one for the header and then one a comparison.
 void PrefetchLines(const void* memory, size_t bytes) {
   const char* at = static_cast<const char*>(memory);
@@ -170,7 +174,8 @@ void BTree::FillHeads(Leaf* leaf) {
 
 uint32_t BTree::InnerPrefix(const Inner* inner) {
   if (inner->count == 0) return 0;
-  return CommonPrefix(inner->separators[0]->key(), inner->separators[inner->count - 1]->key());
+  const uint32_t common = CommonPrefix(inner->separators[0]->key(), inner->separators[inner->count - 1]->key());
+  return common >= kPrefixWorthwhile ? common : 0;
 }
 
 void BTree::FillHeads(Inner* inner) {
@@ -180,6 +185,7 @@ void BTree::FillHeads(Inner* inner) {
 // -- reading
 
 int BTree::ChildFor(const Inner* inner, std::string_view key) {
+  PrefetchLines(inner->children, sizeof inner->children);  // on their way while the heads are searched
   if (inner->prefix_length > 0) {
     const int order = AgainstPrefix(key, inner->separators[0]->key(), inner->prefix_length);
     if (order != 0) return order < 0 ? 0 : inner->count;
@@ -273,11 +279,13 @@ const Record* BTree::Find(std::string_view key) const {
     PrefetchLines(node, kNodePrefetchBytes);
   }
   const auto* leaf = static_cast<const Leaf*>(node);
-  const int position = SearchLeafOptimistic(leaf, key);
-  if (position >= leaf->count) return nullptr;
-  const Record* record = leaf->at(position);
-  PrefetchLines(record, 256);  // the value is wanted next
-  return record->key() == key ? record : nullptr;
+  const uint64_t head = Head(key, leaf->prefix_length);
+  for (int i = LowerHead(leaf->heads(), leaf->count, head); i < leaf->count && leaf->heads()[i] == head; ++i) {
+    const Record* record = leaf->at(i);
+    PrefetchLines(record, 256);  // the value is wanted next: all lines at once, before the key is compared
+    if (record->key() == key) return record;
+  }
+  return nullptr;
 }
 
 // -- writing
@@ -358,7 +366,7 @@ void BTree::Install(const Place& place, Record* newest) {
     const bool split = to - from != count + 1;
     if (at_end || split) {
       const uint32_t common = LeafPrefix(made);
-      if (common < made->prefix_length || common >= made->prefix_length + 4) {
+      if (common < made->prefix_length || common >= made->prefix_length + kPrefixWorthwhile) {
         made->prefix_length = common;
         FillHeads(made);
       }
@@ -516,7 +524,7 @@ void BTree::BulkLoad(const std::vector<Record*>& newest) {
     leaf->live.store(live, std::memory_order_relaxed);
     leaf->max_main.store(max_main, std::memory_order_relaxed);
     const uint32_t common = LeafPrefix(leaf);
-    leaf->prefix_length = common >= 4 ? common : 0;
+    leaf->prefix_length = common >= kPrefixWorthwhile ? common : 0;
     FillHeads(leaf);
     nodes.push_back(leaf);
     lows.push_back(newest[from]->key());

@@ -196,7 +196,8 @@ class Store final : public EventSource {
   RevisionIndex index_{&retired_};
   std::atomic<int64_t> revision_{1}, compact_revision_{-1};
   std::atomic<uint64_t> cluster_id_{0}, member_id_{0}, raft_term_{0};
-  std::atomic<uint64_t> records_{0}, record_bytes_{0};
+  std::atomic<uint64_t> records_{0}, record_bytes_{0}, live_keys_{0},
+      leases_{0};  // written under the lock, read without
   Lessor lessor_;
   std::set<std::pair<uint64_t, uint64_t>> alarms_;
   uint64_t compact_position_ = 0;

@@ -67,6 +67,8 @@ int64_t Store::PutKey(Change* change, std::string_view key, std::string_view val
     kv.create_revision = old.create_revision;
     kv.version = old.version + 1;
     if (old.lease != 0 && old.lease != lease) lessor_.Detach(old.lease, key);
+  } else {
+    live_keys_.fetch_add(1, std::memory_order_relaxed);
   }
   if (lease != 0) lessor_.Attach(lease, key);
   Record* record = Record::NewPut(kv, change->subs, place.newest, compact_revision(), &pool_);
@@ -97,6 +99,7 @@ int64_t Store::DeleteKeys(Change* change, const KeyRange& range, std::string* pr
     record_bytes_.fetch_add(Record::AllocatedBytes(tombstone), std::memory_order_relaxed);
     ++deleted;
   }
+  live_keys_.fetch_sub(static_cast<uint64_t>(deleted), std::memory_order_relaxed);
   return deleted;
 }
 
@@ -146,6 +149,7 @@ Code Store::ApplyLeaseGrant(std::string_view payload, std::string* response) {
   if (!request.Parse(payload) || request.id == 0) return Code::kMalformed;
   if (request.ttl > kLeaseTtlMax) return Code::kLeaseTtlTooLarge;
   if (!lessor_.Grant(request.id, request.ttl)) return Code::kLeaseExists;
+  leases_.fetch_add(1, std::memory_order_relaxed);
   AppendHeader(response, revision());
   AppendNumber(response, 2, request.id);
   AppendNumber(response, 3, request.ttl);
@@ -160,6 +164,7 @@ Code Store::ApplyLeaseRevoke(std::string_view payload, std::string* response) {
   Change change{revision()};
   const auto keys = std::move(lease->keys);
   lessor_.Erase(request.id);
+  leases_.fetch_sub(1, std::memory_order_relaxed);
   for (const std::string& key : keys) DeleteKeys(&change, KeyRange(key, {}), nullptr);
   Publish(change);
   AppendHeader(response, change.revision());
@@ -224,12 +229,9 @@ std::vector<std::string> Store::LeaseKeys(int64_t id) const {
 }
 
 Store::Stats Store::GetStats() const {
-  const std::lock_guard lock(write_mutex_);
-  const int64_t keys =
-      CountAt(tree_.LowerBound({}), KeyRange(std::string_view("\0", 1), std::string_view("\0", 1)), revision());
-  return {static_cast<uint64_t>(keys), records_.load(std::memory_order_relaxed),
+  return {live_keys_.load(std::memory_order_relaxed), records_.load(std::memory_order_relaxed),
           record_bytes_.load(std::memory_order_relaxed) + tree_.memory_bytes() + index_.memory_bytes(),
-          lessor_.all().size()};
+          leases_.load(std::memory_order_relaxed)};
 }
 
 void Store::RetireRecord(Record* record) {

@@ -9,7 +9,8 @@
 namespace fastkv {
 namespace {
 
-constexpr size_t kKeysPerSlice = 512;  // under one guard
+constexpr size_t kKeysPerSlice = 512;            // under one guard
+constexpr int64_t kRevisionMax = INT64_MAX / 2;  // beyond, a file is made up: no store has counted that far
 constexpr uint64_t kTombstoneFlag = 1;
 
 void AppendChain(const std::vector<const Record*>& newest_first, std::string* to) {
@@ -155,7 +156,7 @@ void Store::Loader::SortIndexed(const Picture& picture) {
 
 bool Store::Loader::Finish(const Picture& picture) {
   if (picture.keys != newest_.size() || picture.records != indexed_.size() || picture.revision < 1 ||
-      picture.compact_revision > picture.revision) {
+      picture.revision > kRevisionMax || picture.compact_revision < -1 || picture.compact_revision > picture.revision) {
     return false;
   }
   for (const Indexed& entry : indexed_) {
@@ -164,6 +165,9 @@ bool Store::Loader::Finish(const Picture& picture) {
   const uint64_t records = indexed_.size();
   std::erase_if(indexed_, [&picture](const Indexed& entry) { return entry.main < picture.compact_revision; });
   SortIndexed(picture);
+  for (size_t i = 1; i < indexed_.size(); ++i) {
+    if (indexed_[i - 1].main == indexed_[i].main && indexed_[i - 1].sub == indexed_[i].sub) return false;
+  }
   store_->tree_.BulkLoad(newest_);
   for (const Indexed& entry : indexed_) store_->index_.Append(entry.record);
   store_->records_.store(records);
@@ -172,6 +176,10 @@ bool Store::Loader::Finish(const Picture& picture) {
     store_->lessor_.Grant(lease.id, lease.ttl);
     store_->lessor_.Find(lease.id)->remaining_ttl = lease.remaining_ttl;
   }
+  store_->leases_.store(store_->lessor_.all().size());
+  uint64_t live = 0;
+  for (const Record* record : newest_) live += record->tombstone() ? 0 : 1;
+  store_->live_keys_.store(live);
   for (const Record* record : leased_) {
     const Record::KeyValue kv = record->Decode();
     if (store_->lessor_.Find(kv.lease) == nullptr) return false;

@@ -95,6 +95,25 @@ struct Touched {
   }
 };
 
+// Are all ops puts, of different keys? The usual batch, without a node of memory for each key. REQUIRES: the ops have
+// been validated.
+bool DistinctPuts(const std::vector<RequestOp>& ops) {
+  size_t slots = 16;
+  while (slots < 2 * ops.size()) slots *= 2;
+  std::vector<std::string_view> table(slots);  // open addressing; no key is empty
+  for (const RequestOp& op : ops) {
+    PutRequest request;
+    if (op.kind != RequestOp::kPut) return false;
+    FASTKV_CHECK(request.Parse(op.body));
+    size_t slot = std::hash<std::string_view>()(request.key) & (slots - 1);
+    for (; !table[slot].empty(); slot = (slot + 1) & (slots - 1)) {
+      if (table[slot] == request.key) return false;
+    }
+    table[slot] = request.key;
+  }
+  return true;
+}
+
 // REQUIRES: the ops have been validated. False: a duplicate key.
 bool CollectTouched(const std::vector<RequestOp>& ops, Touched* touched) {
   for (const RequestOp& op : ops) {
@@ -140,6 +159,7 @@ Code ValidateTxn(std::string_view payload, const Limits& limits) {
   if (!txn.Parse(payload)) return Code::kMalformed;
   if (Code code = ValidateOps(txn, limits.max_txn_ops > 0, limits.max_txn_ops, 0); code != Code::kOk) return code;
   for (const auto* branch : {&txn.success, &txn.failure}) {
+    if (DistinctPuts(*branch)) continue;
     Touched touched;
     touched.puts.reserve(branch->size());
     if (!CollectTouched(*branch, &touched)) return Code::kDuplicateKey;
@@ -212,7 +232,9 @@ bool Grows(uint64_t tag, std::string_view payload) {
 // One txn on its way through compares, checks and execution. REQUIRES: the store's write lock.
 class Transaction {
  public:
-  explicit Transaction(Store* store) : store_(store), change_{store->revision()} {}
+  explicit Transaction(Store* store) : store_(store), at_(INT64_MAX), change_{store->revision()} {}
+  // One that only reads, as of `at`. REQUIRES: an EpochGuard instead of the lock.
+  Transaction(Store* store, int64_t at) : store_(store), at_(at), change_{at} {}
 
   Code Run(std::string_view payload, std::string* response) {
     Branch root;
@@ -220,7 +242,7 @@ class Transaction {
     if (Code code = Check(root); code != Code::kOk) return code;
     std::string body;
     Execute(root, &body);
-    store_->Publish(change_);
+    if (at_ == INT64_MAX) store_->Publish(change_);
     store_->AppendHeader(response, change_.revision());
     response->append(body);
     return Code::kOk;
@@ -255,13 +277,14 @@ class Transaction {
     const KeyRange range(compare.key, compare.range_end);
     bool any = false;
     if (range.single) {
-      const Record* record = store_->Newest(compare.key);
-      if (record != nullptr) return HoldsFor(compare, record->Decode());
+      const Record* record = store_->tree_.Find(compare.key);
+      if (record != nullptr) record = record->VisibleAt(at_);
+      if (record != nullptr && !record->tombstone()) return HoldsFor(compare, record->Decode());
     } else {
       for (BTree::Cursor cursor = store_->tree_.LowerBound(range.begin); cursor.valid(); cursor.Next()) {
-        const Record* record = cursor.record();
-        if (range.Beyond(record->key())) break;
-        if (record->tombstone()) continue;
+        if (range.Beyond(cursor.record()->key())) break;
+        const Record* record = cursor.record()->VisibleAt(at_);
+        if (record == nullptr || record->tombstone()) continue;
         any = true;
         if (!HoldsFor(compare, record->Decode())) return false;
       }
@@ -400,7 +423,7 @@ class Transaction {
     RangeRequest range;
     FASTKV_CHECK(range.Parse(body));
     AppendOpHeader(to);
-    store_->RangeFields(range, range.revision > 0 ? range.revision : change_.begin + 1, to);
+    store_->RangeFields(range, range.revision > 0 ? range.revision : std::min(change_.begin + 1, at_), to);
   }
 
   void ExecutePut(std::string_view body, std::string* to) {
@@ -431,6 +454,7 @@ class Transaction {
   }
 
   Store* store_;
+  const int64_t at_;  // what compares see: everything (the writer's view), or the revision of a txn that only reads
   Store::Change change_;
   std::vector<KeyRange> deletes_;
 };
@@ -444,8 +468,15 @@ Code Store::ReadTxn(std::string_view request, const Limits& limits, bool* reads_
   }
   if (!*reads_only) return Code::kOk;
   if (Code code = Validate(kTagTxn, request, limits); code != Code::kOk) return code;
-  const auto lock = WriteLock();
-  return Transaction(this).Run(request, response);
+  EpochGuard guard;
+  for (;;) {
+    int64_t at = 0;
+    const int64_t compacted = compact_revision();
+    if (Code code = Resolve(0, &at); code != Code::kOk) return code;
+    response->clear();
+    const Code code = Transaction(this, at).Run(request, response);
+    if (compact_revision() == compacted) return code;  // else a range may have lost what it read meanwhile
+  }
 }
 
 Code Store::ApplyTxn(std::string_view payload, std::string* response) {

@@ -633,8 +633,10 @@ TEST(Store, TheLoaderRefusesChainsThatNoStoreHasWritten) {
   wrong.compact_revision = 6;
   EXPECT_FALSE(loads(good, wrong));
   wrong = one;
-  wrong.revision = INT64_MAX;  // far from dense
+  wrong.revision = INT64_MAX / 2;  // far from dense
   EXPECT_TRUE(loads(good, wrong));
+  wrong.revision = INT64_MAX;  // the next write would overflow
+  EXPECT_FALSE(loads(good, wrong));
   Record::KeyValue leased = kv;
   leased.lease = 7;
   EXPECT_FALSE(loads(chain({{leased, 0, false}}), one));  // a lease that is not there

@@ -233,10 +233,18 @@ class DB(Handle, Reader, MutableMapping[bytes, bytes]):
         self, items: Mapping[Any, Bytes] | Iterable[tuple[Bytes, Bytes]], *, lease: int | Lease | None = None
     ) -> int:
         """Set many keys at one revision, which is returned. Of a key given twice the last value counts."""
-        pairs = items.items() if isinstance(items, Mapping) else items
-        puts = {as_key(key): as_bytes(value) for key, value in pairs}
+        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        if not pairs:
+            return self.revision
         attached = 0 if lease is None else lease if isinstance(lease, int) else lease.id
-        return self._engine.put_many(list(puts.items()), attached) if puts else self.revision
+        if self.engine == "native":  # which takes keys and values as they come, and finds duplicates itself
+            try:
+                return self._engine.put_many(pairs, attached)
+            except InvalidRequestError as error:
+                if error.number != Code.DUPLICATE_KEY:
+                    raise
+        puts = {as_key(key): as_bytes(value) for key, value in pairs}
+        return self._engine.put_many(list(puts.items()), attached)
 
     def delete(
         self,

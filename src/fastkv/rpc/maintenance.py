@@ -16,7 +16,7 @@ async def status(node: Node, request: bytes) -> bytes:
     in_use_bytes = stats["memory_bytes"]
     # etcdctl divides by dbSize and shows dbSizeInUse as a part of it.
     size_bytes = max(stats["log_bytes"] + stats["checkpoint_bytes"], in_use_bytes, 1)
-    raised = [f"memberID:{member} alarm:{ALARM_NAMES.get(alarm, alarm)} " for member, alarm in sorted(node.alarms)]
+    raised = [f"memberID:{member} alarm:{ALARM_NAMES.get(alarm, alarm)}" for member, alarm in sorted(node.alarms)]
     return b"".join(
         (
             message_field(1, node.header()),

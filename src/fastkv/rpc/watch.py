@@ -181,21 +181,18 @@ class Stream:
 
     async def _write_progress(self, watchers: list[Watcher], id: int) -> None:
         """Bring the watchers up to one revision and say so; nothing is said if one of them is still catching up."""
-        taken: list[tuple[Watcher, WatchBatch]] = []
         lowest: int | None = None
         for watcher in watchers:
-            reached = -1
+            reached = self._engine.watch_progress(watcher.number)
             for _ in range(PROGRESS_TAKES_MAX):
-                taken += [(watcher, batch) for batch in self._engine.watch_take(watcher.number, TAKE_BYTES_MAX)]
-                reached = self._engine.watch_progress(watcher.number)
                 if reached >= 0:
                     break
+                for batch in self._engine.watch_take(watcher.number, TAKE_BYTES_MAX):
+                    await self._write_batch(watcher, batch)
+                reached = self._engine.watch_progress(watcher.number)
             if reached < max(watcher.start_revision, 0):
-                lowest = None
-                break
+                return
             lowest = reached if lowest is None else min(lowest, reached)
-        for watcher, batch in taken:
-            await self._write_batch(watcher, batch)
         if lowest is not None:
             await self._context.write(self._head(lowest, id))
 
@@ -225,8 +222,12 @@ class Stream:
         if watcher is None:
             return
         batches = self._engine.watch_take(watcher.number, TAKE_BYTES_MAX)
-        if batches:
-            self._ready[watcher.number] = None  # until a take comes back empty; behind the others
+        # Until nothing is left; behind the others. One that catches up over much that it does not want takes nothing at
+        # times, and nobody wakes it for the rest.
+        if batches or self._engine.watch_wait(watcher.number, 0.0):
+            self._ready[watcher.number] = None
+        if not batches:
+            await asyncio.sleep(0)
         for batch in batches:
             await self._write_batch(watcher, batch)
 
