@@ -70,6 +70,18 @@ def test_ids_count_from_0_and_bad_creates_keep_the_stream_open(node: NodeProcess
     assert watch.receive().number(2) == 2
 
 
+def test_catching_up_over_what_others_wrote_needs_no_further_write(node: NodeProcess, watch: Stream) -> None:
+    """More records than one look reads, none of them wanted, then the wanted one; the node is idle from then on."""
+    first = revision_of(node.get(b"wanted")) + 1
+    for number in range(300):
+        ops = [put_op(b"other/%d/%d" % (number, op), b"") for op in range(128)]
+        node.ok(KV, "Txn", b"".join(message_field(2, op) for op in ops))
+    wanted = node.put(b"wanted", b"1")
+    watch.send(create(b"wanted", start=first))
+    assert watch.receive().unsigned(3) == 1
+    assert events_of(watch.receive()) == [(0, b"wanted", wanted)]
+
+
 def test_an_explicit_id_is_kept_and_skipped_by_automatic_ones(watch: Stream) -> None:
     for request, id in ((create(b"a", id=1), 1), (create(b"a"), 0), (create(b"a"), 2)):
         watch.send(request)
