@@ -150,7 +150,8 @@ class Engine(Protocol):
         """Register a watcher; start_revision 0 = from the next revision on. Returns its id (engine-wide, from 1)."""
 
     def watch_take(self, watcher: int, bytes_max: int) -> list[WatchBatch]:
-        """Pending events, up to about bytes_max bytes (at least one revision); [] if none. Never blocks."""
+        """Pending events, up to about bytes_max bytes (at least one revision); [] if one look (at about 10,000 records)
+        found none: `watch_wait` with timeout 0 says whether there is more to look at. Never blocks."""
 
     def watch_wait(self, watcher: int, timeout_s: float) -> bool:
         """Block until watch_take has something, the watcher was cancelled, or time is up (False)."""
