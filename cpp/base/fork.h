@@ -6,7 +6,12 @@
 
 namespace fastkv {
 
-// Counts the forks between the first process that called it and this one.
-uint64_t ForkGeneration();
+extern uint64_t g_fork_generation;
+
+// Counts the forks between the first process that called WatchForks and this one.
+inline uint64_t ForkGeneration() { return g_fork_generation; }
+
+// Before the first ForkGeneration that shall be compared with a later one; any number of times.
+void WatchForks();
 
 }  // namespace fastkv

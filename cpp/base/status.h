@@ -31,6 +31,7 @@ enum class Code : uint8_t {
   kMalformed = 15,  // not a protobuf message of the expected type
   kStreamSort = 16,
   kStreamFilter = 17,
+  kClusterCorrupt = 18,  // the CORRUPT alarm
   // The world's.
   kIoError = 100,
   kCorrupt = 101,

@@ -30,7 +30,8 @@ struct Db::Waiter {
   Status status;
   bool done = false;
   std::condition_variable wake;
-  ThreadRecent* thread = nullptr;
+  ThreadRecent* thread = nullptr;  // null: does not come back with the next command at once
+  bool wants_responses = true;     // false: code and revision will do
 };
 
 // Somebody beside the leader who uses log_, if status() is OK: Close waits for it.
@@ -134,8 +135,8 @@ Status Db::LoadCheckpoint(const CheckpointReader& reader) {
     ByteReader in(payload);
     switch (type) {
       case BlockType::kRecords:
-        if (!loader.AddChains(payload)) return reader.CorruptBlock(payload, "records that no store has written");
-        return {};
+        if (loader.AddChains(payload)) return {};
+        return reader.CorruptBlock(payload, std::string("records that no store has written: ") + loader.refusal());
       case BlockType::kLeases:
         while (!in.done()) {
           Store::LeaseInfo lease{};
@@ -231,12 +232,17 @@ Status Db::Commit(std::span<const Command> commands, std::vector<CommandResult>*
   Waiter waiter;
   waiter.commands = checked;
   waiter.results = made;
+  waiter.thread = CurrentThread();
   FASTKV_RETURN_IF_ERROR(CommitChecked(&waiter));
   for (size_t i = 0; i < places.size(); ++i) (*results)[places[i]] = std::move(made[i]);
   return {};
 }
 
 Status Db::CommitOne(uint64_t tag, std::string_view payload, CommandResult* result) {
+  return CommitOne(tag, payload, /*wants_response=*/true, result);
+}
+
+Status Db::CommitOne(uint64_t tag, std::string_view payload, bool wants_response, CommandResult* result) {
   result->code = Validate(tag, payload, options_.limits);
   if (result->code != Code::kOk) {
     const std::lock_guard lock(queue_mutex_);
@@ -246,6 +252,8 @@ Status Db::CommitOne(uint64_t tag, std::string_view payload, CommandResult* resu
   Waiter waiter;
   waiter.commands = std::span(&command, 1);
   waiter.results = std::span(result, 1);
+  waiter.thread = CurrentThread();
+  waiter.wants_responses = wants_response;
   return CommitChecked(&waiter);
 }
 
@@ -255,7 +263,7 @@ Status Db::Put(std::string_view key, std::string_view value, int64_t lease, Comm
   AppendBytes(&payload, 1, key);
   AppendBytes(&payload, 2, value);
   AppendNumber(&payload, 3, lease);
-  Status status = CommitOne(kTagPut, payload, result);
+  Status status = CommitOne(kTagPut, payload, /*wants_response=*/false, result);
   if (payload.capacity() > kGroupBytesMax) std::string().swap(payload);
   return status;
 }
@@ -264,9 +272,10 @@ Status Db::Put(std::string_view key, std::string_view value, int64_t lease, Comm
 // a fraction of a sync puts them all into this one; without, two halves of the callers would take turns, each with a
 // sync of its own.
 void Db::AwaitReturning(std::unique_lock<std::mutex>* lock) {
-  if (log_ == nullptr || !options_.sync) return;
+  if (!Syncs()) return;
   size_t expected = group_size_;
   for (const Waiter* queued : queue_) {
+    if (queued->thread == nullptr) return;
     if (queued->thread->db != this || queued->thread->group != group_number_) ++expected;
   }
   const uint64_t until = env_->NowMicros() + kReturnMicros;
@@ -277,25 +286,36 @@ void Db::AwaitReturning(std::unique_lock<std::mutex>* lock) {
   }
 }
 
-Status Db::CommitChecked(Waiter* waiter) {
+Db::ThreadRecent* Db::CurrentThread() {
   thread_local ThreadRecent recent;
-  waiter->thread = &recent;
-  for (const Command& command : waiter->commands) waiter->bytes += command.payload.size();
-  std::vector<Waiter*> group;
+  return &recent;
+}
+
+Status Db::CommitValidated(std::span<const Command> commands, std::span<CommandResult> results) {
+  Waiter waiter;
+  waiter.commands = commands;
+  waiter.results = results;
+  return CommitChecked(&waiter);
+}
+
+Status Db::CommitChecked(Waiter* waiter) {
+  std::vector<Waiter*> gathered;
+  std::span<Waiter* const> group(&waiter, 1);
   {
     std::unique_lock lock(queue_mutex_);
     FASTKV_RETURN_IF_ERROR(Writable());
-    queue_.push_back(waiter);
-    while (!waiter->done && (leading_ || queue_.front() != waiter)) waiter->wake.wait(lock);
-    if (waiter->done) return waiter->status;
+    if (leading_ || !queue_.empty() || Syncs()) {
+      AwaitLead(waiter, &lock);
+      if (waiter->done) return waiter->status;
+      size_t bytes = 0;
+      while (!queue_.empty() && (gathered.empty() || bytes + queue_.front()->bytes <= kGroupBytesMax)) {
+        bytes += queue_.front()->bytes;
+        gathered.push_back(queue_.front());
+        queue_.pop_front();
+      }
+      group = gathered;
+    }  // else nobody is there, and no sync to share: the shortest way
     leading_ = true;
-    AwaitReturning(&lock);
-    size_t bytes = 0;
-    while (!queue_.empty() && (group.empty() || bytes + queue_.front()->bytes <= kGroupBytesMax)) {
-      bytes += queue_.front()->bytes;
-      group.push_back(queue_.front());
-      queue_.pop_front();
-    }
   }
   Lead(group);
   std::unique_lock lock(queue_mutex_);
@@ -303,8 +323,7 @@ Status Db::CommitChecked(Waiter* waiter) {
   ++group_number_;
   group_size_ = group.size();
   for (Waiter* member : group) {
-    member->thread->db = this;
-    member->thread->group = group_number_;
+    if (member->thread != nullptr) *member->thread = {this, group_number_};
     member->done = true;
     if (member != waiter) member->wake.notify_one();
   }
@@ -316,9 +335,19 @@ Status Db::CommitChecked(Waiter* waiter) {
   return waiter->status;
 }
 
+// Stands in the queue until the waiter's command has been committed by another (done) or it has become the next leader.
+void Db::AwaitLead(Waiter* waiter, std::unique_lock<std::mutex>* lock) {
+  for (const Command& command : waiter->commands) waiter->bytes += command.payload.size();
+  queue_.push_back(waiter);
+  while (!waiter->done && (leading_ || queue_.front() != waiter)) waiter->wake.wait(*lock);
+  if (waiter->done) return;
+  leading_ = true;
+  AwaitReturning(lock);
+}
+
 // The batch of a group: log, sync, apply, sweep. Sets every member's status and results. Only one thread leads at a
 // time.
-void Db::Lead(const std::vector<Waiter*>& group) {
+void Db::Lead(std::span<Waiter* const> group) {
   const uint64_t index = applied_index_.load(std::memory_order_relaxed) + 1;
   Status status;
   {
@@ -344,7 +373,7 @@ Status Db::Broken(const char* reason) {
   return {Code::kPoisoned, reason};
 }
 
-Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
+Status Db::WriteBatch(std::span<Waiter* const> group, uint64_t index) {
   if (log_ == nullptr) return {};
   batch_.clear();
   AppendBatchHeader(&batch_, /*origin=*/0, /*sequence=*/index);
@@ -362,15 +391,16 @@ Status Db::WriteBatch(const std::vector<Waiter*>& group, uint64_t index) {
   return status;
 }
 
-void Db::ApplyGroup(const std::vector<Waiter*>& group, uint64_t index) {
+void Db::ApplyGroup(std::span<Waiter* const> group, uint64_t index) {
   {
     const auto lock = store_.WriteLock();
     applying_ = true;
     for (Waiter* member : group) {
       for (size_t i = 0; i < member->commands.size(); ++i) {
         CommandResult& result = member->results[i];
-        result.response.clear();
-        result.code = store_.Apply(member->commands[i].tag, member->commands[i].payload, &result.response);
+        std::string* response = member->wants_responses ? &result.response : &unread_response_;
+        response->clear();
+        result.code = store_.Apply(member->commands[i].tag, member->commands[i].payload, response);
         result.revision = store_.revision();
         if (result.code != Code::kOk) result.response.clear();
       }
@@ -447,10 +477,7 @@ Status Db::WriteCheckpoint(uint64_t* index) {
     picture = store_.TakePicture();
     head.index = applied_index_.load();
   }
-  struct Release {
-    Store* store;
-    ~Release() { store->ReleasePicture(); }
-  } release{&store_};
+  const Store::PictureGuard guard(&store_);
   *index = head.index;
   if (head.index == checkpoint_index_.load() && head.index != 0) return {};
   FASTKV_RETURN_IF_ERROR(log_->Term(head.index, &head.term));
@@ -461,7 +488,11 @@ Status Db::WriteCheckpoint(uint64_t* index) {
   head.records = picture.records;
 
   std::unique_ptr<CheckpointWriter> writer;
-  FASTKV_RETURN_IF_ERROR(CheckpointWriter::Create(env_, directory_->checkpoint_dir(), head, nullptr, &writer));
+  const auto go_on = [this](uint64_t) -> Status {
+    if (!give_up_checkpoint_) return {};
+    return {Code::kClosed, "the store is being closed"};
+  };
+  FASTKV_RETURN_IF_ERROR(CheckpointWriter::Create(env_, directory_->checkpoint_dir(), head, go_on, &writer));
   FASTKV_RETURN_IF_ERROR(store_.WriteChains(
       picture, [&writer](std::string_view payload) { return writer->AddBlock(BlockType::kRecords, payload); }));
   std::string payload;
@@ -533,6 +564,7 @@ void Db::BackgroundLoop() {
 Status Db::Close() {
   {
     std::unique_lock lock(queue_mutex_);
+    give_up_checkpoint_ = !options_.checkpoint_on_close;
     if (closed_.exchange(true)) return {};
     idle_.wait(lock, [this] { return !leading_ && queue_.empty() && log_users_ == 0; });
   }
@@ -553,7 +585,8 @@ Status Db::Close() {
     // The log may know first, of a segment that could not be synced; who has not been told yet is told now.
     if (!poisoned) status = log_->poisoned();
     if (!poisoned && status.ok()) {
-      if (log_->BytesSince(checkpoint_index_.load()) > std::min(options_.checkpoint_bytes, kCleanTailBytes)) {
+      const uint64_t tail_bytes_max = std::min(options_.checkpoint_bytes, kCleanTailBytes);
+      if (options_.checkpoint_on_close && log_->BytesSince(checkpoint_index_.load()) > tail_bytes_max) {
         uint64_t index = 0;
         if (Status made = WriteCheckpoint(&index); !made.ok()) Log_("checkpoint not written: " + made.message());
       }

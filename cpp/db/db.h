@@ -27,6 +27,7 @@
 #include "base/env.h"
 #include "base/status.h"
 #include "db/batch.h"
+#include "db/command_result.h"
 #include "log/checkpoint.h"
 #include "log/directory.h"
 #include "log/log.h"
@@ -39,17 +40,12 @@ struct DbOptions {  // engine.py, Options
   bool sync = true;
   bool readonly = false;
   uint64_t checkpoint_bytes = 64 << 20;
+  bool checkpoint_on_close = true;
   Limits limits;
   uint64_t segment_bytes_first = 1 << 20;
   uint64_t segment_bytes_max = 64 << 20;
   std::function<void(const std::string&)> log;  // one line; from any thread
   Env* env = nullptr;                           // null: Env::Posix()
-};
-
-struct CommandResult {
-  Code code = Code::kOk;
-  int64_t revision = 0;  // of the store, after the command
-  std::string response;
 };
 
 class Db {
@@ -65,8 +61,11 @@ class Db {
   // One batch. A client's error is in the command's result; the Status is the world's.
   Status Commit(std::span<const Command> commands, std::vector<CommandResult>* results);
   Status CommitOne(uint64_t tag, std::string_view payload, CommandResult* result);
+  // For who gathers batches itself. REQUIRES: Validate said kOk to each command; as many results as commands.
+  Status CommitValidated(std::span<const Command> commands, std::span<CommandResult> results);
   Status Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result);
 
+  const Limits& limits() const { return options_.limits; }
   Code ReadTxn(std::string_view request, bool* reads_only, std::string* response) {
     return store_.ReadTxn(request, options_.limits, reads_only, response);
   }
@@ -101,14 +100,18 @@ class Db {
   Status ApplyEntry(const LogEntry& entry);
   void RemoveCompacted();
 
+  static ThreadRecent* CurrentThread();
   Status CommitChecked(Waiter* waiter);
   void AwaitReturning(std::unique_lock<std::mutex>* lock);
-  void Lead(const std::vector<Waiter*>& group);
+  void AwaitLead(Waiter* waiter, std::unique_lock<std::mutex>* lock);
+  void Lead(std::span<Waiter* const> group);
   Status Broken(const char* reason);
-  Status WriteBatch(const std::vector<Waiter*>& group, uint64_t index);
-  void ApplyGroup(const std::vector<Waiter*>& group, uint64_t index);
+  Status WriteBatch(std::span<Waiter* const> group, uint64_t index);
+  void ApplyGroup(std::span<Waiter* const> group, uint64_t index);
   void Poison(const std::string& reason);
   Status Writable() const;  // REQUIRES: queue_mutex_
+  bool Syncs() const { return log_ != nullptr && options_.sync; }
+  Status CommitOne(uint64_t tag, std::string_view payload, bool wants_response, CommandResult* result);
 
   Status WriteCheckpoint(uint64_t* index);
   void BackgroundLoop();
@@ -133,7 +136,7 @@ class Db {
   std::string poisoned_;
 
   // The leader's (one at a time).
-  std::string batch_;
+  std::string batch_, unread_response_;
   size_t batch_bytes_ = 0;
   bool applying_ = false;  // the store's write lock guards it; it stays true if Apply throws: the state is half changed
   std::atomic<int64_t> swept_{0};  // watchers have been matched up to here: what they may still need is not removed
@@ -142,6 +145,7 @@ class Db {
   std::atomic<bool> closed_{false};
 
   std::mutex checkpoint_mutex_;  // one checkpoint at a time
+  std::atomic<bool> give_up_checkpoint_{false};
   std::atomic<uint64_t> checkpoint_index_{0}, checkpoint_size_{0};
   std::vector<uint64_t> damaged_checkpoints_;
 

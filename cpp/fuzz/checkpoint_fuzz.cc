@@ -15,7 +15,7 @@ namespace {
 
 // Puts right checksums everywhere, so that the fuzzer gets past them.
 void Repair(std::string* bytes) {
-  bytes->replace(0, std::min<size_t>(8, bytes->size()), "fkvckpt\1");
+  bytes->replace(0, std::min<size_t>(8, bytes->size()), "fkvckpt\2");
   uint32_t crcs = 0;
   uint64_t blocks = 0;
   for (size_t at = 8; bytes->size() >= at + 12;) {

@@ -56,7 +56,7 @@ class Machine {
     if (!Problems(store_).empty()) abort();
     const uint32_t hash = store_.Hash();
     Store copy;
-    if (!CopyByCheckpoint(&store_, &copy)) abort();
+    if (!CopyByCheckpoint(&store_, &copy, 1 + static_cast<uint64_t>(store_.revision()) % 300)) abort();
     if (copy.Hash() != hash || !Problems(copy).empty()) abort();
     if (copy.revision() != store_.revision() || copy.compact_revision() != store_.compact_revision()) abort();
     if (!CompactFully(&store_) || store_.Hash() != hash || !Problems(store_).empty()) abort();
@@ -156,7 +156,7 @@ class Machine {
   Store store_;
 };
 
-// The same bytes as a records block: refused, or a store that is whole.
+// The same bytes as two records blocks: refused, or a store that is whole.
 void LoadHostile(std::string_view bytes) {
   for (const int64_t compacted : {int64_t{-1}, int64_t{3}}) {
     Store store;
@@ -164,10 +164,16 @@ void LoadHostile(std::string_view bytes) {
     Store::Picture picture;
     picture.revision = 100;
     picture.compact_revision = compacted;
-    if (bytes.size() < 2 || bytes.size() > 4096) return;
+    if (bytes.size() < 3 || bytes.size() > 4096) return;
     picture.keys = static_cast<uint8_t>(bytes[0]) % 8;
     picture.records = static_cast<uint8_t>(bytes[1]) % 16;
-    if (!loader.AddChains(bytes.substr(2)) || !loader.Finish(picture)) continue;
+    const std::string_view records = bytes.substr(3);
+    const size_t cut = std::min<size_t>(static_cast<uint8_t>(bytes[2]), records.size());
+    if (!loader.AddChains(records.substr(0, cut)) || !loader.AddChains(records.substr(cut))) {
+      if (*loader.refusal() == '\0') abort();
+      continue;
+    }
+    if (!loader.Finish(picture)) continue;
     std::string response;
     (void)store.Range(RangeBytes(kAll, kAll), &response);
     Apply(&store, kTagCompaction, CompactionBytes(50));

@@ -11,7 +11,7 @@
 namespace fastkv {
 namespace {
 
-constexpr std::string_view kMagic("fkvckpt\1", 8);
+constexpr std::string_view kMagic("fkvckpt\2", 8);
 constexpr std::string_view kSuffix = ".ckpt";
 constexpr std::string_view kTmpSuffix = ".ckpt.tmp";
 constexpr size_t kBlockHeaderBytes = 12;

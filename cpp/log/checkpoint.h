@@ -35,8 +35,6 @@ enum class BlockType : uint8_t {
   kFooter = 255,
 };
 
-inline constexpr size_t kRecordsBlockBytes = 256
-                                             << 10;  // a records block closes at the first chain end at or past this
 inline constexpr size_t kLeasesPerBlockMax = 4096;
 
 struct CheckpointHead {

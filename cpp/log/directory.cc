@@ -32,6 +32,10 @@ Status CheckMarker(const std::string& path, std::string_view text) {
     return Foreign(path, "was written by a newer fastkv: its format is " + std::to_string(number) +
                              ", this one knows up to " + std::to_string(kFormatNumber));
   }
+  if (number < kFormatNumber) {
+    return Foreign(path, "was written before fastkv 0.1.0: its format is " + std::to_string(number) +
+                             ", this one knows only " + std::to_string(kFormatNumber));
+  }
   return {};
 }
 

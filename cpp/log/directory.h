@@ -1,6 +1,6 @@
 // A data directory: is it ours, is its format ours, and is nobody else in it?
 //
-//   data/  FASTKV ("fastkv 1\n")   LOCK   log/   checkpoint/
+//   data/  FASTKV ("fastkv 2\n")   LOCK   log/   checkpoint/
 //
 // Invariants:
 // - FASTKV is written last when a directory is made, so one that has it is whole.
@@ -18,7 +18,7 @@
 
 namespace fastkv {
 
-inline constexpr uint32_t kFormatNumber = 1;
+inline constexpr uint32_t kFormatNumber = 2;
 
 struct DirectoryOptions {
   bool readonly = false;  // takes no lock, creates nothing

@@ -187,17 +187,23 @@ Status Log::Impl::Rotate(uint64_t record_bytes) {
 
   uint64_t capacity = std::min(options.segment_bytes_first, options.segment_bytes_max);
   if (!segments.empty()) capacity = std::min(segments.back()->capacity, options.segment_bytes_max / 2) * 2;
-  capacity = std::max(capacity, kSegmentHeaderBytes + record_bytes);
-  capacity = (capacity + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const auto whole_pages = [](uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; };
+  const uint64_t least = whole_pages(kSegmentHeaderBytes + record_bytes);
+  capacity = std::max(whole_pages(capacity), least);
 
   auto segment = std::make_shared<Segment>();
   segment->sequence = segments.empty() ? 1 : segments.back()->sequence + 1;
   segment->path = JoinPath(dir, SegmentFileName(segment->sequence));
-  segment->capacity = capacity;
   segment->base = position();
   segment->last_number = last_number;
   std::unique_ptr<WritableFile> file;
-  FASTKV_RETURN_IF_ERROR(env->Create(segment->path, capacity, write_mode(), &file));
+  Status created = env->Create(segment->path, capacity, write_mode(), &file);
+  while (created.code() == Code::kNoSpace && capacity > least) {  // a nearly full disk is used to its end
+    capacity = std::max(whole_pages(capacity / 2), least);
+    created = env->Create(segment->path, capacity, write_mode(), &file);
+  }
+  FASTKV_RETURN_IF_ERROR(created);
+  segment->capacity = capacity;
   const uint64_t salt = env->Random64();
   segment->seed = RecordSeed(salt);
   char header[kSegmentHeaderBytes];

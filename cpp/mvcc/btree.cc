@@ -426,7 +426,15 @@ void BTree::InsertChild(const Cursor& path, int level, Node* left, Separator* se
       if (i + 1 < to) made->separators[i - from] = separator_at(i);
     }
     made->prefix_length = InnerPrefix(made);
-    FillHeads(made);
+    if (made->prefix_length == old->prefix_length) {  // heads are copied: looking at all separators again costs more
+      for (int i = from; i + 1 < to; ++i) {
+        made->heads[i - from] = i < at    ? old->heads[i]
+                                : i == at ? Head(separator->key(), made->prefix_length)
+                                          : old->heads[i - 1];
+      }
+    } else {
+      FillHeads(made);
+    }
     return made;
   };
   if (children <= kChildrenMax) {

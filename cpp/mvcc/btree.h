@@ -37,7 +37,7 @@ namespace fastkv {
 class BTree {
  public:
   static constexpr int kLeafMax = 32;  // small: a new key copies its leaf
-  static constexpr int kChildrenMax = 64;
+  static constexpr int kChildrenMax = 128;
   static constexpr int kHeightMax = 16;
 
   struct Node;

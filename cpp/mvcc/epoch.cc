@@ -3,19 +3,25 @@
 #include "base/check.h"
 
 namespace fastkv {
+namespace epoch_internal {
+
+std::atomic<uint64_t> g_epoch{1};
+thread_local constinit ThreadSlot t_slot;
+
 namespace {
 
-// One per thread that ever read, in a list that only grows; a finished thread's slot is taken over by the next new one.
-struct alignas(64) Slot {
-  std::atomic<uint64_t> epoch{0};  // 0: outside
-  std::atomic<bool> taken{true};
-  Slot* next = nullptr;
+std::atomic<Slot*> g_slots{nullptr};
+
+// Gives the slot back when the thread ends. Apart from t_slot, so that a look at that one needs no check whether it has
+// been constructed.
+struct Returner {
+  ~Returner() {
+    if (t_slot.slot != nullptr) t_slot.slot->taken.store(false, std::memory_order_release);
+    t_slot.slot = nullptr;
+  }
 };
 
-std::atomic<Slot*> g_slots{nullptr};
-std::atomic<uint64_t> g_epoch{1};
-
-Slot* TakeSlot() {
+Slot* FindSlot() {
   for (Slot* slot = g_slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
     bool expected = false;
     if (!slot->taken.load(std::memory_order_relaxed) &&
@@ -30,16 +36,6 @@ Slot* TakeSlot() {
   return slot;
 }
 
-struct ThreadSlot {
-  Slot* slot = nullptr;
-  int depth = 0;
-  ~ThreadSlot() {
-    if (slot != nullptr) slot->taken.store(false, std::memory_order_release);
-  }
-};
-
-thread_local ThreadSlot t_slot;
-
 uint64_t OldestInside(uint64_t now) {
   uint64_t oldest = now;
   for (Slot* slot = g_slots.load(std::memory_order_seq_cst); slot != nullptr; slot = slot->next) {
@@ -51,25 +47,16 @@ uint64_t OldestInside(uint64_t now) {
 
 }  // namespace
 
-EpochGuard::EpochGuard() {
-  ThreadSlot& thread = t_slot;
-  if (thread.depth++ > 0) return;
-  if (thread.slot == nullptr) thread.slot = TakeSlot();
-  const uint64_t epoch = g_epoch.load(std::memory_order_acquire);
-  // The slot must be visible before any pointer is followed. A thread sanitizer does not model fences: give it an
-  // exchange.
-#if defined(__SANITIZE_THREAD__)
-  thread.slot->epoch.exchange(epoch, std::memory_order_seq_cst);
-#else
-  thread.slot->epoch.store(epoch, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-#endif
+Slot* TakeSlot() {
+  thread_local Returner returner;
+  t_slot.slot = FindSlot();
+  return t_slot.slot;
 }
 
-EpochGuard::~EpochGuard() {
-  ThreadSlot& thread = t_slot;
-  if (--thread.depth == 0) thread.slot->epoch.store(0, std::memory_order_release);
-}
+}  // namespace epoch_internal
+
+using epoch_internal::g_epoch;
+using epoch_internal::OldestInside;
 
 void Retired::Add(void* memory, Deleter deleter, void* context) { items_.push_back({memory, deleter, context, 0}); }
 

@@ -13,8 +13,8 @@
 // Thread safety: Apply, CompactStep and Load* under the WriteLock; everything else from any thread at any time, without
 // waiting for it (but for lease queries, which take it for a moment).
 //
-// Files: store_apply.cc (put, delete, leases, alarms), store_txn.cc, store_range.cc, store_compact.cc, store_hash.cc,
-// store_state.cc.
+// Files: store_validate.cc, store_apply.cc (put, delete, leases, alarms), store_txn.cc, store_range.cc,
+// store_compact.cc, store_hash.cc, store_state.cc.
 #pragma once
 
 #include <atomic>
@@ -51,8 +51,11 @@ enum CommandTag : uint64_t {
   kTagLeaseCheckpoint = 11,
 };
 
-constexpr uint64_t kAlarmNoSpace = 1;  // etcd's AlarmType
+constexpr uint64_t kAlarmNoSpace = 1, kAlarmCorrupt = 2;  // etcd's AlarmType
 constexpr int64_t kLeaseTtlMax = 9'000'000'000;
+// What a command may weigh: a value of 2 GiB and its key. A record counts its bytes in 32 bits.
+constexpr size_t kPayloadBytesMax = (size_t{2} << 30) + (64 << 10);
+constexpr size_t kRecordsBlockBytes = 256 << 10;  // a checkpoint's records block closes at the first record at or past
 
 struct Limits {
   int64_t max_txn_ops = 0;  // 0: none
@@ -81,6 +84,7 @@ class Store final : public EventSource {
   bool CompactStep(size_t revisions_max);
 
   // -- readers'
+  void AppendHeader(std::string* to, int64_t revision) const;  // field 1 of a response; revision 0 is left out
   int64_t revision() const override { return revision_.load(std::memory_order_acquire); }
   int64_t compact_revision() const override { return compact_revision_.load(std::memory_order_acquire); }
   Code Range(std::string_view request, std::string* response) const;
@@ -116,6 +120,7 @@ class Store final : public EventSource {
   };
   std::vector<LeaseInfo> Leases() const;
   std::vector<std::string> LeaseKeys(int64_t id) const;
+  std::vector<std::pair<uint64_t, uint64_t>> Alarms() const;  // (member, alarm), ascending
 
   struct Stats {
     uint64_t keys;  // that are there: without deleted ones
@@ -134,27 +139,38 @@ class Store final : public EventSource {
   // While a picture is alive compaction removes nothing. REQUIRES: WriteLock; pair it with ReleasePicture.
   Picture TakePicture();
   void ReleasePicture();
-  void CountPicture(Picture* picture) const;  // fills keys and records
-  // Hands over the payloads of `records` blocks, in key order; stops at the first error.
-  Status WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink) const;
+  class PictureGuard {  // releases, however the scope is left
+   public:
+    explicit PictureGuard(Store* store) : store_(store) {}
+    ~PictureGuard() { store_->ReleasePicture(); }
+    PictureGuard(const PictureGuard&) = delete;
 
-  // Rebuilds an empty store: chains in any number of pieces in key order, then Finish. False: not what WriteChains
-  // writes.
+   private:
+    Store* const store_;
+  };
+  void CountPicture(Picture* picture) const;  // fills keys and records
+  // Hands over the payloads of `records` blocks, in key order; stops at the first error. block_bytes: tests shrink it.
+  Status WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink,
+                     size_t block_bytes = kRecordsBlockBytes) const;
+
+  // Rebuilds an empty store: the payloads of WriteChains in order, then Finish. False: not what WriteChains writes.
   class Loader {
    public:
     explicit Loader(Store* store) : store_(store) {}
     bool AddChains(std::string_view payload);
     bool Finish(const Picture& picture);
+    const char* refusal() const { return refusal_; }  // why AddChains returned false
 
    private:
     Store* store_;
+    const char* refusal_ = "";
     struct Indexed {
       int64_t main;
       uint32_t sub;
       Record* record;
     };
     void SortIndexed(const Picture& picture);
-    std::vector<Record*> newest_, leased_;
+    std::vector<Record*> newest_;  // of each key; the last one's chain may go on in the next payload
     std::vector<Indexed> indexed_;
     uint64_t bytes_ = 0;
   };
@@ -163,11 +179,10 @@ class Store final : public EventSource {
   friend class Transaction;
   struct Change;  // one command's revision while it is being made
 
-  void AppendHeader(std::string* to, int64_t revision) const;
   int64_t PutKey(Change* change, std::string_view key, std::string_view value, int64_t lease);
   int64_t DeleteKeys(Change* change, const KeyRange& range, std::string* prev_kvs);
   void Publish(const Change& change);
-  bool NoSpace() const;
+  Code Alarmed(uint64_t tag, std::string_view payload) const;
 
   Code ApplyPut(std::string_view payload, std::string* response);
   Code ApplyDeleteRange(std::string_view payload, std::string* response);

@@ -26,7 +26,9 @@ void Store::AppendHeader(std::string* to, int64_t revision) const {
 Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response) {
   // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put.
   if (retired_.size() >= 64) retired_.Reclaim();
-  if (!alarms_.empty() && NoSpace() && Grows(tag, payload)) return Code::kNoSpace;
+  if (!alarms_.empty()) {
+    if (const Code refused = Alarmed(tag, payload); refused != Code::kOk) return refused;
+  }
   switch (tag) {
     case kTagPut:
       return ApplyPut(payload, response);
@@ -49,8 +51,13 @@ Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response)
   }
 }
 
-bool Store::NoSpace() const {
-  return std::any_of(alarms_.begin(), alarms_.end(), [](const auto& alarm) { return alarm.second == kAlarmNoSpace; });
+// Whether an alarm forbids the command, whichever member raised it.
+Code Store::Alarmed(uint64_t tag, std::string_view payload) const {
+  const auto is_on = [this](uint64_t alarm) {
+    return std::any_of(alarms_.begin(), alarms_.end(), [alarm](const auto& active) { return active.second == alarm; });
+  };
+  if (tag != kTagAlarm && tag != kTagLeaseCheckpoint && is_on(kAlarmCorrupt)) return Code::kClusterCorrupt;
+  return is_on(kAlarmNoSpace) && Grows(tag, payload) ? Code::kNoSpace : Code::kOk;
 }
 
 const Record* Store::Newest(std::string_view key) const {
@@ -226,6 +233,11 @@ std::vector<std::string> Store::LeaseKeys(int64_t id) const {
   const auto found = lessor_.all().find(id);
   if (found == lessor_.all().end()) return {};
   return {found->second.keys.begin(), found->second.keys.end()};
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> Store::Alarms() const {
+  const std::lock_guard lock(write_mutex_);
+  return {alarms_.begin(), alarms_.end()};
 }
 
 Store::Stats Store::GetStats() const {

@@ -5,6 +5,8 @@
 
 namespace fastkv {
 
+constexpr int kTxnDepthMax = 128;  // nesting, where max_txn_ops sets no lower limit
+
 // One command's changes: they all get the main revision begin + 1, and sub revisions from 0.
 struct Store::Change {
   int64_t begin;      // the revision before

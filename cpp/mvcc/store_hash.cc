@@ -80,12 +80,12 @@ uint32_t Store::Hash() {
     const auto lock = WriteLock();
     picture = TakePicture();
   }
+  const PictureGuard guard(this);
   uint32_t crc = 0;
   const Status status = WriteChains(picture, [&crc](std::string_view payload) -> Status {
     crc = Crc32cExtend(crc, payload);
     return {};
   });
-  ReleasePicture();
   FASTKV_CHECK(status.ok());
   std::string leases;
   for (const LeaseInfo& lease : picture.leases) {

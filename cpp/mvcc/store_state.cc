@@ -1,9 +1,14 @@
 // The store as a checkpoint holds it: one chain a key, in key order (docs/format.md, "Checkpoint"); and back.
+//
+//   records of a, a, a, b, c, c, c, ...     flags   first  -  -  first  first  -  -
+//   blocks  [a a a b c] [c c ...]           closed at the first record at or past the limit, in a chain or not
+//
+// So a block is bounded by the limit and one record, however long a key's history is, and the bytes of all blocks
+// together do not depend on where they were cut.
 #include <algorithm>
 
 #include "base/check.h"
 #include "base/coding.h"
-#include "log/checkpoint.h"
 #include "mvcc/store.h"
 
 namespace fastkv {
@@ -11,18 +16,14 @@ namespace {
 
 constexpr size_t kKeysPerSlice = 512;            // under one guard
 constexpr int64_t kRevisionMax = INT64_MAX / 2;  // beyond, a file is made up: no store has counted that far
-constexpr uint64_t kTombstoneFlag = 1;
+constexpr uint64_t kTombstoneFlag = 1, kFirstFlag = 2;
 
-void AppendChain(const std::vector<const Record*>& newest_first, std::string* to) {
-  PutVarint(to, newest_first.size());
-  for (auto it = newest_first.rbegin(); it != newest_first.rend(); ++it) {
-    const Record* record = *it;
-    PutVarint(to, static_cast<uint64_t>(record->main()));
-    PutVarint(to, record->sub());
-    PutVarint(to, record->tombstone() ? kTombstoneFlag : 0);
-    PutVarint(to, record->encoded().size());
-    to->append(record->encoded());
-  }
+void AppendRecord(const Record* record, bool first, std::string* to) {
+  PutVarint(to, static_cast<uint64_t>(record->main()));
+  PutVarint(to, record->sub());
+  PutVarint(to, (record->tombstone() ? kTombstoneFlag : 0) | (first ? kFirstFlag : 0));
+  PutVarint(to, record->encoded().size());
+  to->append(record->encoded());
 }
 
 }  // namespace
@@ -43,8 +44,9 @@ void Store::ReleasePicture() {
   --pictures_;
 }
 
-// Calls visit(chain, newest first) for each key under a guard. Where it returns false the guard is let go, between() is
-// called, and if that returns true the walk goes on behind the key under a new guard.
+// Calls visit(chain, newest first) for each key under a guard. Where it returns false the guard is let go, between(the
+// same chain) is called, and if that returns true the walk goes on behind the key under a new guard. REQUIRES: the
+// picture is alive, so that compaction removes nothing: the chain's records can be read without the guard too.
 template <typename Visit, typename Between>
 void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between) const {
   std::vector<const Record*> chain;
@@ -67,7 +69,7 @@ void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between
     }
     return false;
   };
-  while (slice() && between()) {
+  while (slice() && between(chain)) {
   }
 }
 
@@ -80,24 +82,36 @@ void Store::CountPicture(Picture* picture) const {
         picture->records += chain.size();
         return picture->keys % kKeysPerSlice != 0;
       },
-      [] { return true; });
+      [](const auto&) { return true; });
 }
 
-Status Store::WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink) const {
+Status Store::WriteChains(const Picture& picture, const std::function<Status(std::string_view payload)>& sink,
+                          size_t block_bytes) const {
   std::string payload;
   Status status;
   size_t keys = 0;
+  size_t left = 0;  // records of the chain under way that are in no block yet
+  auto append = [&](const std::vector<const Record*>& chain) {
+    for (; left > 0 && payload.size() < block_bytes; --left) {
+      AppendRecord(chain[left - 1], left == chain.size(), &payload);
+    }
+  };
   VisitChains(
       picture,
       [&](const std::vector<const Record*>& chain) {
-        AppendChain(chain, &payload);
-        return payload.size() < kRecordsBlockBytes && ++keys % kKeysPerSlice != 0;
+        left = chain.size();
+        append(chain);
+        return payload.size() < block_bytes && ++keys % kKeysPerSlice != 0;
       },
-      [&] {  // the sink may wait for the disk, which nobody may do under a guard
-        if (payload.size() < kRecordsBlockBytes) return true;
-        status = sink(payload);
-        payload.clear();
-        return status.ok();
+      [&](const std::vector<const Record*>& chain) {
+        while (payload.size() >= block_bytes) {
+          status = sink(payload);  // may wait for the disk, which nobody may do under a guard
+          if (!status.ok()) return false;
+          payload.clear();
+          if (payload.capacity() > 4 * kRecordsBlockBytes) std::string().swap(payload);  // after a huge value
+          append(chain);
+        }
+        return true;
       });
   if (status.ok() && !payload.empty()) status = sink(payload);
   return status;
@@ -105,35 +119,39 @@ Status Store::WriteChains(const Picture& picture, const std::function<Status(std
 
 bool Store::Loader::AddChains(std::string_view payload) {
   ByteReader in(payload);
+  auto refuse = [this](const char* why) {  // what has been loaded goes with the store's pool
+    refusal_ = why;
+    return false;
+  };
   while (!in.done()) {
-    uint64_t count = 0;
-    if (!in.Varint(&count) || count == 0) return false;
-    Record* newest = nullptr;
-    for (uint64_t i = 0; i < count; ++i) {
-      uint64_t main = 0, sub = 0, flags = 0;
-      std::string_view kv;
-      const bool ok = in.Varint(&main) && in.Varint(&sub) && in.Varint(&flags) && in.LengthPrefixed(&kv) &&
-                      main <= INT64_MAX && sub <= UINT32_MAX && flags <= kTombstoneFlag && kv.size() < UINT32_MAX;
-      Record* record = !ok ? nullptr
-                           : Record::NewEncoded(kv, static_cast<int64_t>(main), static_cast<uint32_t>(sub),
-                                                flags == kTombstoneFlag, newest, &store_->pool_);
-      const bool in_order =
-          record != nullptr &&
-          (newest == nullptr ||
-           (newest->key() == record->key() &&
-            (newest->main() < record->main() || (newest->main() == record->main() && newest->sub() < record->sub()))));
-      if (!in_order) return false;  // what has been loaded goes with the store's pool
-      newest = record;
-      bytes_ += Record::AllocatedBytes(record);
-      indexed_.push_back({record->main(), record->sub(), record});
+    uint64_t main = 0, sub = 0, flags = 0;
+    std::string_view kv;
+    if (!in.Varint(&main) || !in.Varint(&sub) || !in.Varint(&flags) || !in.LengthPrefixed(&kv)) {
+      return refuse("a record is cut short");
     }
-    if (newest->leased()) leased_.push_back(newest);
-    if (!newest_.empty() && newest_.back()->key() >= newest->key()) {
-      return false;
+    const bool first = flags & kFirstFlag;
+    Record* const before = newest_.empty() ? nullptr : newest_.back();
+    if (!first && before == nullptr) return refuse("a record continues a chain that has not begun");
+    Record* record = nullptr;
+    if (main <= INT64_MAX && sub <= UINT32_MAX && flags <= (kTombstoneFlag | kFirstFlag) && kv.size() < UINT32_MAX) {
+      record = Record::NewEncoded(kv, static_cast<int64_t>(main), static_cast<uint32_t>(sub), flags & kTombstoneFlag,
+                                  first ? nullptr : before, &store_->pool_);
     }
-    newest_.push_back(newest);
+    if (record == nullptr) return refuse("a record is malformed");
+    bytes_ += Record::AllocatedBytes(record);
+    indexed_.push_back({record->main(), record->sub(), record});
+    if (first) {
+      if (before != nullptr && before->key() >= record->key()) return refuse("the keys do not ascend");
+      newest_.push_back(record);
+      continue;
+    }
+    if (before->key() != record->key()) return refuse("a chain is continued by a record of another key");
+    if (before->main() > record->main() || (before->main() == record->main() && before->sub() >= record->sub())) {
+      return refuse("the revisions of a key do not rise");
+    }
+    newest_.back() = record;
   }
-  return !in.failed();
+  return true;
 }
 
 // By (main, sub). Main revisions are dense as a rule: then counting beats comparing.
@@ -178,13 +196,14 @@ bool Store::Loader::Finish(const Picture& picture) {
   }
   store_->leases_.store(store_->lessor_.all().size());
   uint64_t live = 0;
-  for (const Record* record : newest_) live += record->tombstone() ? 0 : 1;
-  store_->live_keys_.store(live);
-  for (const Record* record : leased_) {
+  for (const Record* record : newest_) {
+    live += record->tombstone() ? 0 : 1;
+    if (!record->leased()) continue;
     const Record::KeyValue kv = record->Decode();
     if (store_->lessor_.Find(kv.lease) == nullptr) return false;
     store_->lessor_.Attach(kv.lease, kv.key);
   }
+  store_->live_keys_.store(live);
   store_->alarms_.insert(picture.alarms.begin(), picture.alarms.end());
   store_->compact_revision_.store(picture.compact_revision);
   store_->revision_.store(picture.revision, std::memory_order_release);

@@ -1,233 +1,18 @@
 // Transactions: If compares Then ops Else ops, nested, all in one revision.
 //
-//   Validate   no state: empty keys, limits, duplicate keys in both branches        before the log
+//   Validate   no state: empty keys, limits, duplicate keys in both branches        before the log (store_validate.cc)
 //   compares   all of them, nested ones too, against the state before the txn       in Apply
 //   checks     of the branches taken, op by op; nothing is changed yet
 //   execute    in order; ranges see the txn's own writes
 //
-// Quirks kept from etcd: a delete's raw range_end decides about duplicates, so a from-key delete ("\0") never counts; a
-// nested txn's deletes do not count against the puts of an earlier sibling. Left out: etcd's panic on {delete from-key,
-// put ignore_value of a key so deleted}; here it is kKeyNotFound.
+// Left out: etcd's panic on {delete from-key, put ignore_value of a key so deleted}; here it is kKeyNotFound.
 #include <algorithm>
-#include <unordered_set>
+#include <optional>
 
 #include "base/check.h"
 #include "mvcc/store_apply.h"
 
 namespace fastkv {
-namespace {
-
-constexpr int kDepthMax = 128;  // nesting, where max_txn_ops sets no lower limit
-
-// -- Validate
-
-Code ValidatePut(const PutRequest& request) {
-  if (request.key.empty()) return Code::kEmptyKey;
-  if (request.ignore_value && !request.value.empty()) return Code::kValueProvided;
-  if (request.ignore_lease && request.lease != 0) return Code::kLeaseProvided;
-  return Code::kOk;
-}
-
-Code ValidatePut(std::string_view payload) {
-  PutRequest request;
-  return request.Parse(payload) ? ValidatePut(request) : Code::kMalformed;
-}
-
-Code ValidateDeleteRange(std::string_view payload) {
-  DeleteRangeRequest request;
-  if (!request.Parse(payload)) return Code::kMalformed;
-  return request.key.empty() ? Code::kEmptyKey : Code::kOk;
-}
-
-Code ValidateOps(const TxnRequest& txn, bool limited, int64_t ops_max, int depth);
-
-Code ValidateOp(const RequestOp& op, bool limited, int64_t ops_max, int depth) {
-  switch (op.kind) {
-    case RequestOp::kRange:
-      return ValidateRangeRequest(op.body);
-    case RequestOp::kPut:
-      return ValidatePut(op.body);
-    case RequestOp::kDeleteRange:
-      return ValidateDeleteRange(op.body);
-    case RequestOp::kTxn: {
-      TxnRequest nested;
-      if (!nested.Parse(op.body)) return Code::kMalformed;
-      return ValidateOps(nested, limited, ops_max, depth + 1);
-    }
-    case RequestOp::kEmpty:
-      break;
-  }
-  return Code::kKeyNotFound;
-}
-
-Code ValidateOps(const TxnRequest& txn, bool limited, int64_t ops_max, int depth) {
-  const auto ops = static_cast<int64_t>(std::max({txn.compare.size(), txn.success.size(), txn.failure.size()}));
-  if ((limited && ops > ops_max) || depth > kDepthMax) return Code::kTooManyOps;
-  for (const std::string_view bytes : txn.compare) {
-    Compare compare;
-    if (!compare.Parse(bytes)) return Code::kMalformed;
-    if (compare.key.empty()) return Code::kEmptyKey;
-  }
-  for (const auto* branch : {&txn.success, &txn.failure}) {
-    for (const RequestOp& op : *branch) {
-      if (Code code = ValidateOp(op, limited, ops_max - ops, depth); code != Code::kOk) return code;
-    }
-  }
-  return Code::kOk;
-}
-
-// Keys put and ranges deleted by one branch.
-struct Touched {
-  std::unordered_set<std::string_view> puts;
-  std::unordered_set<std::string_view> deleted_keys;
-  std::vector<std::pair<std::string_view, std::string_view>> deleted_ranges;  // raw [key, range_end)
-
-  bool Deletes(std::string_view key) const {
-    if (deleted_keys.contains(key)) return true;
-    for (const auto& [begin, end] : deleted_ranges) {
-      if (key >= begin && key < end) return true;
-    }
-    return false;
-  }
-  void AddDeletes(const Touched& other) {
-    deleted_keys.insert(other.deleted_keys.begin(), other.deleted_keys.end());
-    deleted_ranges.insert(deleted_ranges.end(), other.deleted_ranges.begin(), other.deleted_ranges.end());
-  }
-};
-
-// Are all ops puts, of different keys? The usual batch, without a node of memory for each key. REQUIRES: the ops have
-// been validated.
-bool DistinctPuts(const std::vector<RequestOp>& ops) {
-  size_t slots = 16;
-  while (slots < 2 * ops.size()) slots *= 2;
-  std::vector<std::string_view> table(slots);  // open addressing; no key is empty
-  for (const RequestOp& op : ops) {
-    PutRequest request;
-    if (op.kind != RequestOp::kPut) return false;
-    FASTKV_CHECK(request.Parse(op.body));
-    size_t slot = std::hash<std::string_view>()(request.key) & (slots - 1);
-    for (; !table[slot].empty(); slot = (slot + 1) & (slots - 1)) {
-      if (table[slot] == request.key) return false;
-    }
-    table[slot] = request.key;
-  }
-  return true;
-}
-
-// REQUIRES: the ops have been validated. False: a duplicate key.
-bool CollectTouched(const std::vector<RequestOp>& ops, Touched* touched) {
-  for (const RequestOp& op : ops) {
-    if (op.kind != RequestOp::kDeleteRange) continue;
-    DeleteRangeRequest request;
-    FASTKV_CHECK(request.Parse(op.body));
-    if (request.range_end.empty()) {
-      touched->deleted_keys.insert(request.key);
-    } else {
-      touched->deleted_ranges.emplace_back(request.key, request.range_end);
-    }
-  }
-  for (const RequestOp& op : ops) {
-    if (op.kind != RequestOp::kTxn) continue;
-    TxnRequest nested;
-    FASTKV_CHECK(nested.Parse(op.body));
-    Touched then_branch, else_branch;
-    if (!CollectTouched(nested.success, &then_branch) || !CollectTouched(nested.failure, &else_branch)) return false;
-    for (const std::string_view key : then_branch.puts) {
-      if (touched->puts.contains(key) || touched->Deletes(key)) return false;
-    }
-    for (const std::string_view key : else_branch.puts) {
-      if (then_branch.puts.contains(key)) continue;  // only one of the two branches runs
-      if (touched->puts.contains(key) || touched->Deletes(key)) return false;
-    }
-    touched->puts.insert(then_branch.puts.begin(), then_branch.puts.end());
-    touched->puts.insert(else_branch.puts.begin(), else_branch.puts.end());
-    touched->AddDeletes(then_branch);
-    touched->AddDeletes(else_branch);
-  }
-  const bool has_deletes = !touched->deleted_keys.empty() || !touched->deleted_ranges.empty();
-  for (const RequestOp& op : ops) {
-    if (op.kind != RequestOp::kPut) continue;
-    PutRequest request;
-    FASTKV_CHECK(request.Parse(op.body));
-    if (!touched->puts.insert(request.key).second || (has_deletes && touched->Deletes(request.key))) return false;
-  }
-  return true;
-}
-
-Code ValidateTxn(std::string_view payload, const Limits& limits) {
-  TxnRequest txn;
-  if (!txn.Parse(payload)) return Code::kMalformed;
-  if (Code code = ValidateOps(txn, limits.max_txn_ops > 0, limits.max_txn_ops, 0); code != Code::kOk) return code;
-  for (const auto* branch : {&txn.success, &txn.failure}) {
-    if (DistinctPuts(*branch)) continue;
-    Touched touched;
-    touched.puts.reserve(branch->size());
-    if (!CollectTouched(*branch, &touched)) return Code::kDuplicateKey;
-  }
-  return Code::kOk;
-}
-
-}  // namespace
-
-Code ValidateRangeRequest(std::string_view payload) {
-  RangeRequest request;
-  if (!request.Parse(payload)) return Code::kMalformed;
-  if (request.key.empty()) return Code::kEmptyKey;
-  if (request.sort_order < RangeRequest::kNone || request.sort_order > RangeRequest::kDescend ||
-      request.sort_target < RangeRequest::kKey || request.sort_target > RangeRequest::kValue) {
-    return Code::kInvalidSort;
-  }
-  return Code::kOk;
-}
-
-Code Validate(uint64_t tag, std::string_view payload, const Limits& limits) {
-  // A record counts its bytes in 32 bits: what a put may weigh, whatever the limits say.
-  if (payload.size() > INT32_MAX) return Code::kRequestTooLarge;
-  if (limits.max_request_bytes > 0 && payload.size() > static_cast<uint64_t>(limits.max_request_bytes)) {
-    return Code::kRequestTooLarge;
-  }
-  switch (tag) {
-    case kTagPut:
-      return ValidatePut(payload);
-    case kTagDeleteRange:
-      return ValidateDeleteRange(payload);
-    case kTagTxn:
-      return ValidateTxn(payload, limits);
-    case kTagCompaction:
-      return CompactionRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    case kTagLeaseGrant: {
-      LeaseGrantRequest request;
-      if (!request.Parse(payload) || request.id == 0) return Code::kMalformed;
-      return request.ttl > kLeaseTtlMax ? Code::kLeaseTtlTooLarge : Code::kOk;
-    }
-    case kTagLeaseRevoke:
-      return LeaseRevokeRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    case kTagAlarm:
-      return AlarmRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    case kTagLeaseCheckpoint:
-      return LeaseCheckpointRequest().Parse(payload) ? Code::kOk : Code::kMalformed;
-    default:
-      return Code::kMalformed;
-  }
-}
-
-// Does it put anything, in whatever branch? (etcd: has it a quota cost?)
-bool TxnPuts(std::string_view payload, int depth) {
-  TxnRequest txn;
-  if (!txn.Parse(payload) || depth > kDepthMax) return false;
-  for (const auto* branch : {&txn.success, &txn.failure}) {
-    for (const RequestOp& op : *branch) {
-      if (op.kind == RequestOp::kPut || (op.kind == RequestOp::kTxn && TxnPuts(op.body, depth + 1))) return true;
-    }
-  }
-  return false;
-}
-
-bool Grows(uint64_t tag, std::string_view payload) {
-  return tag == kTagPut || tag == kTagLeaseGrant || (tag == kTagTxn && TxnPuts(payload, 0));
-}
-
-// -- Apply
 
 // One txn on its way through compares, checks and execution. REQUIRES: the store's write lock.
 class Transaction {
@@ -259,7 +44,7 @@ class Transaction {
   Code Plan(std::string_view payload, int depth, Branch* branch) {
     TxnRequest txn;
     if (!txn.Parse(payload)) return Code::kMalformed;
-    if (depth > kDepthMax) return Code::kTooManyOps;
+    if (depth > kTxnDepthMax) return Code::kTooManyOps;
     for (const std::string_view bytes : txn.compare) {
       Compare compare;
       if (!compare.Parse(bytes)) return Code::kMalformed;
@@ -333,7 +118,8 @@ class Transaction {
     }
   }
 
-  // In the order of execution; remembers the deletes passed, for puts that need the old value or lease.
+  // In the order of execution. Remembers the from-key deletes passed, for puts that need the old value or lease: a key
+  // that any other delete covers is not put behind it (Validate).
   Code Check(const Branch& branch) {
     size_t nested = 0;
     for (const RequestOp& op : branch.ops) {
@@ -349,7 +135,9 @@ class Transaction {
           DeleteRangeRequest request;
           if (!request.Parse(op.body)) return Code::kMalformed;
           if (request.key.empty()) return Code::kEmptyKey;
-          deletes_.emplace_back(request.key, request.range_end);
+          if (KeyRange(request.key, request.range_end).unbounded && (!deleted_from_ || request.key < *deleted_from_)) {
+            deleted_from_ = request.key;
+          }
           break;
         }
         case RequestOp::kTxn:
@@ -369,10 +157,8 @@ class Transaction {
     if (put.key.empty()) return Code::kEmptyKey;
     if (put.lease != 0 && store_->lessor_.Find(put.lease) == nullptr) return Code::kLeaseNotFound;
     if (!put.ignore_value && !put.ignore_lease) return Code::kOk;
-    if (store_->Newest(put.key) == nullptr) return Code::kKeyNotFound;
-    const bool deleted = std::any_of(deletes_.begin(), deletes_.end(),
-                                     [&put](const KeyRange& range) { return range.Contains(put.key); });
-    return deleted ? Code::kKeyNotFound : Code::kOk;
+    const bool deleted = deleted_from_ && put.key >= *deleted_from_;
+    return deleted || store_->Newest(put.key) == nullptr ? Code::kKeyNotFound : Code::kOk;
   }
 
   Code CheckRange(std::string_view body) const {
@@ -456,7 +242,7 @@ class Transaction {
   Store* store_;
   const int64_t at_;  // what compares see: everything (the writer's view), or the revision of a txn that only reads
   Store::Change change_;
-  std::vector<KeyRange> deletes_;
+  std::optional<std::string_view> deleted_from_;  // the lowest start of the from-key deletes checked so far
 };
 
 Code Store::ReadTxn(std::string_view request, const Limits& limits, bool* reads_only, std::string* response) {

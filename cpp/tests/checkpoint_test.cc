@@ -97,7 +97,7 @@ TEST_F(CheckpointTest, BytesAreTheDocumentedOnes) {
   std::string head, footer, crcs;
   for (const uint64_t v : {1, 2, 30, -1, 4, 5}) PutU64(&head, v);
   uint32_t crc;
-  std::string expected = std::string("fkvckpt\1") + block(1, head, &crc);
+  std::string expected = std::string("fkvckpt\2") + block(1, head, &crc);
   PutU32(&crcs, crc);
   PutU64(&footer, 1);
   PutU32(&footer, Crc32c(crcs));
@@ -252,7 +252,7 @@ TEST_F(DirectoryTest, IsMadeWithItsParentsAndOpensAgain) {
   EXPECT_TRUE(directory_->created());
   std::string marker;
   ASSERT_OK(env_->ReadAll(Path("a/b/data/FASTKV"), &marker));
-  EXPECT_EQ(marker, "fastkv 1\n");
+  EXPECT_EQ(marker, "fastkv 2\n");
   std::string pid;
   ASSERT_OK(env_->ReadAll(Path("a/b/data/LOCK"), &pid));
   EXPECT_EQ(pid, std::to_string(getpid()) + "\n");
@@ -286,13 +286,18 @@ TEST_F(DirectoryTest, RefusalsAreOneSentenceAndChangeNothing) {
   EXPECT_EQ(names, std::vector<std::string>{"photo.jpg"});
 
   ASSERT_OK(env_->CreateDir(Path("newer")));
-  ASSERT_OK(env_->WriteAtomically(Path("newer/FASTKV"), "fastkv 2\n"));
+  ASSERT_OK(env_->WriteAtomically(Path("newer/FASTKV"), "fastkv 3\n"));
   status = Open(Path("newer"));
   EXPECT_EQ(status.code(), Code::kFormat);
   EXPECT_EQ(status.message(),
-            Path("newer") + " was written by a newer fastkv: its format is 2, this one knows up to 1");
+            Path("newer") + " was written by a newer fastkv: its format is 3, this one knows up to 2");
+  ASSERT_OK(env_->WriteAtomically(Path("newer/FASTKV"), "fastkv 1\n"));
+  status = Open(Path("newer"));
+  EXPECT_EQ(status.code(), Code::kFormat);
+  EXPECT_EQ(status.message(),
+            Path("newer") + " was written before fastkv 0.1.0: its format is 1, this one knows only 2");
 
-  for (const char* marker : {"", "fastkv 1", "fastkv x\n", "fastkv 0\n", "fastkv 99999999999\n", "other 1\n"}) {
+  for (const char* marker : {"", "fastkv 2", "fastkv x\n", "fastkv 0\n", "fastkv 99999999999\n", "other 1\n"}) {
     ASSERT_OK(env_->WriteAtomically(Path("newer/FASTKV"), marker));
     EXPECT_EQ(Open(Path("newer")).code(), Code::kFormat) << marker;
   }

@@ -163,8 +163,8 @@ inline std::string Problems(const Store& store) {
   return all;
 }
 
-// Writes the store out as a checkpoint's records and loads them into `copy`.
-inline bool CopyByCheckpoint(Store* store, Store* copy) {
+// Writes the store out as a checkpoint's records, in blocks of about block_bytes, and loads them into `copy`.
+inline bool CopyByCheckpoint(Store* store, Store* copy, size_t block_bytes = kRecordsBlockBytes) {
   Store::Picture picture;
   {
     const auto lock = store->WriteLock();
@@ -173,10 +173,13 @@ inline bool CopyByCheckpoint(Store* store, Store* copy) {
   store->CountPicture(&picture);
   Store::Loader loader(copy);
   bool loaded = true;
-  const Status status = store->WriteChains(picture, [&](std::string_view payload) -> Status {
-    loaded = loaded && loader.AddChains(payload);
-    return {};
-  });
+  const Status status = store->WriteChains(
+      picture,
+      [&](std::string_view payload) -> Status {
+        loaded = loaded && loader.AddChains(payload);
+        return {};
+      },
+      block_bytes);
   store->ReleasePicture();
   return status.ok() && loaded && loader.Finish(picture);
 }

@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/fault_env.h"
@@ -28,28 +29,30 @@ namespace {
 
 using namespace testing;
 
-// A FaultEnv that calls a hook before each sync of a file.
+// A FaultEnv that calls a hook before each sync of a file, another before each write to a checkpoint.
 class HookEnv : public FaultEnv {
  public:
   HookEnv() : FaultEnv(1) {}
-  std::function<void()> before_sync;
+  std::function<void()> before_sync, before_checkpoint_write;
 
   Status Create(const std::string& path, uint64_t size, WriteMode mode, std::unique_ptr<WritableFile>* file) override {
     FASTKV_RETURN_IF_ERROR(FaultEnv::Create(path, size, mode, file));
-    *file = std::make_unique<File>(this, std::move(*file));
+    *file = std::make_unique<File>(this, std::move(*file), path.find(".ckpt") != std::string::npos);
     return {};
   }
   Status OpenForWrite(const std::string& path, WriteMode mode, std::unique_ptr<WritableFile>* file) override {
     FASTKV_RETURN_IF_ERROR(FaultEnv::OpenForWrite(path, mode, file));
-    *file = std::make_unique<File>(this, std::move(*file));
+    *file = std::make_unique<File>(this, std::move(*file), false);
     return {};
   }
 
  private:
   class File : public WritableFile {
    public:
-    File(HookEnv* env, std::unique_ptr<WritableFile> file) : env_(env), file_(std::move(file)) {}
+    File(HookEnv* env, std::unique_ptr<WritableFile> file, bool is_checkpoint)
+        : env_(env), file_(std::move(file)), is_checkpoint_(is_checkpoint) {}
     Status Write(uint64_t offset, std::span<const std::string_view> parts) override {
+      if (is_checkpoint_ && env_->before_checkpoint_write) env_->before_checkpoint_write();
       return file_->Write(offset, parts);
     }
     Status Sync() override {
@@ -60,6 +63,7 @@ class HookEnv : public FaultEnv {
    private:
     HookEnv* const env_;
     std::unique_ptr<WritableFile> file_;
+    const bool is_checkpoint_;
   };
 };
 
@@ -373,6 +377,35 @@ TEST(Db, ACheckpointAppearsInTheBackgroundWhileWritesGoOn) {
   EXPECT_EQ(Problems(*db), "");
 }
 
+TEST(Db, ACheckpointUnderWayIsGivenUpByACloseThatWaitsForNone) {
+  HookEnv env;
+  DbOptions options = Options(&env);
+  options.checkpoint_on_close = false;
+  std::unique_ptr<Db> db;
+  ASSERT_TRUE(Db::Open("/data", options, &db).ok());
+  for (int i = 0; i < 40; ++i) ASSERT_EQ(Put(db.get(), "k" + std::to_string(i), std::string(100'000, 'v')), Code::kOk);
+  std::latch writing(1);
+  bool told = false;
+  env.before_checkpoint_write = [&] {
+    if (!std::exchange(told, true)) writing.count_down();
+    while (!db->closed()) std::this_thread::yield();
+  };
+  Status status;
+  std::thread checkpointer([&] {
+    uint64_t index = 0;
+    status = db->Checkpoint(&index);
+  });
+  writing.wait();
+  EXPECT_TRUE(db->Close().ok());
+  checkpointer.join();
+  EXPECT_EQ(status.code(), Code::kClosed);
+  std::vector<std::string> left;
+  ASSERT_TRUE(env.List("/data/checkpoint", &left).ok());
+  EXPECT_TRUE(left.empty());
+  ASSERT_TRUE(Db::Open("/data", options, &db).ok());
+  EXPECT_EQ(db->store().revision(), 41);
+}
+
 TEST(Db, AnEmptyStoreCanBeCheckpointed) {
   FaultEnv env(1);
   auto db = Open(&env);
@@ -512,6 +545,7 @@ TEST(Db, MetaSurvives) {
 }
 
 TEST(Fork, TheChildKnowsThatItIsOne) {
+  WatchForks();
   const uint64_t here = ForkGeneration();
   const pid_t child = fork();
   ASSERT_GE(child, 0);

@@ -337,6 +337,22 @@ TEST_F(MemoryLogTest, AFullDiskLeavesTheLogUsableAndIsOverWhenSpaceIsFreed) {
   EXPECT_TRUE(again.warnings.empty());
 }
 
+TEST_F(MemoryLogTest, ANearlyFullDiskIsUsedToItsEnd) {
+  LogOptions options = SmallSegments();
+  options.segment_bytes_first = options.segment_bytes_max = 64 << 10;
+  env_.SetCapacity(20 << 10);  // no room for a segment as large as asked for, but for smaller ones
+  Opened opened = OpenLog(&env_, dir_, options);
+  uint64_t index = 0;
+  while (opened.log->Append(1, index + 1, std::string(1000, 'x')).ok()) ++index;
+  EXPECT_GE(index, 17u);
+  EXPECT_EQ(opened.log->Append(1, index + 1, std::string(5000, 'x')).code(), Code::kNoSpace);
+  ASSERT_OK(opened.log->Sync());
+  opened.log.reset();
+  Opened again = OpenLog(&env_, dir_, options);
+  ASSERT_OK(again.status);
+  EXPECT_EQ(again.log->last_index(), index);
+}
+
 TEST_F(MemoryLogTest, AFailedSyncPoisonsForGood) {
   for (const auto op : {FaultEnv::Op::kSync, FaultEnv::Op::kSyncDir}) {
     env_.ClearFailures();

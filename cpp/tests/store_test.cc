@@ -16,6 +16,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/crc32c.h"
 #include "tests/commands.h"
 
 namespace fastkv {
@@ -209,10 +210,13 @@ class RandomRun {
     Store copy;
     Store::Loader loader(&copy);
     bool loaded = true;
-    const Status status = store_.WriteChains(picture, [&](std::string_view payload) -> Status {
-      loaded = loaded && loader.AddChains(payload);
-      return {};
-    });
+    const Status status = store_.WriteChains(
+        picture,
+        [&](std::string_view payload) -> Status {
+          loaded = loaded && loader.AddChains(payload);
+          return {};
+        },
+        1 + Below(2000));
     if (!status.ok() || !loaded || !loader.Finish(picture)) return "a picture does not load";
     if (copy.revision() != picture.revision || copy.compact_revision() != picture.compact_revision)
       return "picture: revisions";
@@ -590,21 +594,95 @@ TEST(Store, HostileNumbersAreOnlyNumbers) {
   EXPECT_EQ(Problems(store), "");
 }
 
+// A record as a records block holds it. first: of its chain.
+std::string BlockRecord(const Record::KeyValue& kv, bool first, uint32_t sub = 0, bool tombstone = false) {
+  Record* record = tombstone ? Record::NewTombstone(kv.key, kv.mod_revision, sub, nullptr, -1)
+                             : Record::NewPut(kv, sub, nullptr, -1);
+  std::string bytes;
+  PutVarint(&bytes, static_cast<uint64_t>(kv.mod_revision));
+  PutVarint(&bytes, sub);
+  PutVarint(&bytes, (tombstone ? 1 : 0) | (first ? 2 : 0));
+  PutVarint(&bytes, record->encoded().size());
+  bytes += record->encoded();
+  Record::Delete(record);
+  return bytes;
+}
+
+TEST(Store, AHistoryLargerThanABlockGoesOnInTheNext) {
+  Store store;
+  for (const char* key : {"a", "long", "z"}) {
+    for (int i = 0; i < (key[0] == 'l' ? 1000 : 2); ++i) Apply(&store, kTagPut, PutBytes(key, std::string(90, 'v')));
+  }
+  Apply(&store, kTagDeleteRange, DeleteBytes("long"));
+  const uint32_t hash = store.Hash();
+  Store::Picture picture;
+  {
+    const auto lock = store.WriteLock();
+    picture = store.TakePicture();
+  }
+  store.CountPicture(&picture);
+  for (const size_t block_bytes : {1, 100, 5000, 1 << 20}) {
+    Store copy;
+    Store::Loader loader(&copy);
+    size_t blocks = 0;
+    uint32_t crc = 0;
+    const Status status = store.WriteChains(
+        picture,
+        [&](std::string_view payload) -> Status {
+          ++blocks;
+          crc = Crc32cExtend(crc, payload);
+          EXPECT_FALSE(payload.empty());
+          EXPECT_LT(payload.size(), block_bytes + 150);  // one record is less
+          EXPECT_TRUE(loader.AddChains(payload)) << loader.refusal();
+          return {};
+        },
+        block_bytes);
+    ASSERT_TRUE(status.ok() && loader.Finish(picture)) << block_bytes;
+    EXPECT_EQ(crc, hash);  // wherever it is cut
+    EXPECT_EQ(copy.Hash(), hash);
+    EXPECT_EQ(Problems(copy), "");
+    EXPECT_EQ(blocks == 1, block_bytes == 1 << 20) << blocks;
+    EXPECT_EQ(blocks == 1005, block_bytes == 1) << blocks;  // every record a block of its own
+  }
+  int sunk = 0;
+  const Status stopped = store.WriteChains(
+      picture, [&sunk](std::string_view) { return ++sunk == 3 ? Status(Code::kNoSpace, "full") : Status(); }, 1000);
+  EXPECT_EQ(stopped.code(), Code::kNoSpace);
+  EXPECT_EQ(sunk, 3);
+  store.ReleasePicture();
+}
+
+TEST(Store, TheLoaderRefusesAContinuationThatIsNone) {
+  const Record::KeyValue k2{"k", "v", 2, 2, 1, 0}, k3{"k", "v", 2, 3, 2, 0}, l3{"l", "v", 3, 3, 1, 0};
+  auto refusal = [](const std::vector<std::string>& payloads) -> std::string {
+    Store store;
+    Store::Loader loader(&store);
+    for (const std::string& payload : payloads) {
+      if (!loader.AddChains(payload)) return loader.refusal();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal({BlockRecord(k2, true), BlockRecord(k3, false)}), "");
+  EXPECT_EQ(refusal({BlockRecord(k2, true), BlockRecord(k2, false, 1)}), "");
+  EXPECT_EQ(refusal({BlockRecord(k2, false)}), "a record continues a chain that has not begun");
+  EXPECT_EQ(refusal({BlockRecord(k2, true), BlockRecord(l3, false)}),
+            "a chain is continued by a record of another key");
+  EXPECT_EQ(refusal({BlockRecord(k3, true), BlockRecord(k2, false)}), "the revisions of a key do not rise");
+  EXPECT_EQ(refusal({BlockRecord(k2, true), BlockRecord(k2, false)}), "the revisions of a key do not rise");
+  EXPECT_EQ(refusal({BlockRecord(k2, true), BlockRecord(k3, true)}), "the keys do not ascend");
+  EXPECT_EQ(refusal({BlockRecord(l3, true), BlockRecord(k2, true)}), "the keys do not ascend");
+  const std::string cut = BlockRecord(k2, true) + BlockRecord(k3, false);
+  EXPECT_EQ(refusal({cut.substr(0, cut.size() - 1)}), "a record is cut short");
+  std::string flags = BlockRecord(k2, true);
+  flags[2] = 6;
+  EXPECT_EQ(refusal({flags}), "a record is malformed");
+}
+
 TEST(Store, TheLoaderRefusesChainsThatNoStoreHasWritten) {
   const Record::KeyValue kv{"k", "v", 2, 3, 2, 0};
   auto chain = [](const std::vector<std::tuple<Record::KeyValue, uint32_t, bool>>& records) {
     std::string bytes;
-    PutVarint(&bytes, records.size());
-    for (const auto& [of, sub, tombstone] : records) {
-      Record* record = tombstone ? Record::NewTombstone(of.key, of.mod_revision, sub, nullptr, -1)
-                                 : Record::NewPut(of, sub, nullptr, -1);
-      PutVarint(&bytes, static_cast<uint64_t>(of.mod_revision));
-      PutVarint(&bytes, sub);
-      PutVarint(&bytes, tombstone ? 1 : 0);
-      PutVarint(&bytes, record->encoded().size());
-      bytes += record->encoded();
-      Record::Delete(record);
-    }
+    for (const auto& [of, sub, tombstone] : records) bytes += BlockRecord(of, bytes.empty(), sub, tombstone);
     return bytes;
   };
   auto loads = [](const std::string& payload, const Store::Picture& picture) {
@@ -618,8 +696,8 @@ TEST(Store, TheLoaderRefusesChainsThatNoStoreHasWritten) {
   const std::string good = chain({{kv, 0, false}});
   EXPECT_TRUE(loads(good, one));
   for (size_t cut = 1; cut < good.size(); ++cut) EXPECT_FALSE(loads(good.substr(0, cut), one)) << cut;
-  EXPECT_FALSE(loads(std::string(1, '\0'), one));  // a chain of nothing
-  EXPECT_FALSE(loads(good + good, one));           // a key twice
+  EXPECT_FALSE(loads("", one));
+  EXPECT_FALSE(loads(good + good, one));  // a key twice
   Store::Picture wrong = one;
   wrong.keys = 2;
   EXPECT_FALSE(loads(good, wrong));

@@ -67,7 +67,7 @@ struct WatchHub::Impl {
   uint64_t Add(WatchSpec spec);
   void Cancel(uint64_t id);
   void Sweep(int64_t to);
-  std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max);
+  std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max, bool* more);
   bool Wait(uint64_t id, double timeout_s);
   std::vector<uint64_t> Ready();
   int64_t Progress(uint64_t id);
@@ -75,7 +75,7 @@ struct WatchHub::Impl {
 
   std::shared_ptr<Watcher> Find(uint64_t id);
   void Notify(Watcher* watcher, int64_t revision);
-  void Settle(Watcher* watcher, int64_t done);
+  bool Settle(Watcher* watcher, int64_t done);
   void MarkReady(Watcher* watcher);
   void MarkIdle(Watcher* watcher);
 
@@ -209,10 +209,10 @@ void WatchHub::Impl::Sweep(int64_t to) {
   }
 }
 
-// After a Take has delivered everything up to `done`: what is left?
-void WatchHub::Impl::Settle(Watcher* watcher, int64_t done) {
+// After a Take has delivered everything up to `done`: is something left?
+bool WatchHub::Impl::Settle(Watcher* watcher, int64_t done) {
   std::lock_guard lock(watcher->mutex);
-  if (watcher->gone) return;
+  if (watcher->gone) return false;
   std::vector<int64_t>& pending = watcher->pending;
   pending.erase(pending.begin(), std::upper_bound(pending.begin(), pending.end(), done));
   constexpr size_t kKeepCapacity = 64;
@@ -220,14 +220,17 @@ void WatchHub::Impl::Settle(Watcher* watcher, int64_t done) {
   watcher->next_revision = std::max(watcher->next_revision, done + 1);
   // A sweep in progress may have passed this watcher by up to `announced`; what it pushes from now on is above that.
   if (watcher->next_revision > announced.load(std::memory_order_relaxed)) watcher->synced = true;
-  if (watcher->HasSomething()) {
+  const bool more = watcher->HasSomething();
+  if (more) {
     MarkReady(watcher);
   } else {
     MarkIdle(watcher);
   }
+  return more;
 }
 
-std::vector<WatchBatch> WatchHub::Impl::Take(uint64_t id, size_t bytes_max) {
+std::vector<WatchBatch> WatchHub::Impl::Take(uint64_t id, size_t bytes_max, bool* more) {
+  if (more != nullptr) *more = false;
   const std::shared_ptr<Watcher> watcher = Find(id);
   if (watcher == nullptr) return {};
   std::lock_guard taking(watcher->take_mutex);
@@ -251,7 +254,8 @@ std::vector<WatchBatch> WatchHub::Impl::Take(uint64_t id, size_t bytes_max) {
     Cancel(id);
     return {WatchBatch{0, {}, source->compact_revision()}};
   }
-  Settle(watcher.get(), reader.done);
+  const bool left = Settle(watcher.get(), reader.done);
+  if (more != nullptr) *more = left;
   return std::move(reader.batches);
 }
 
@@ -305,7 +309,9 @@ WatchHub::~WatchHub() = default;
 uint64_t WatchHub::Add(WatchSpec spec) { return impl_->Add(std::move(spec)); }
 void WatchHub::Cancel(uint64_t id) { impl_->Cancel(id); }
 void WatchHub::Sweep(int64_t to) { impl_->Sweep(to); }
-std::vector<WatchBatch> WatchHub::Take(uint64_t id, size_t bytes_max) { return impl_->Take(id, bytes_max); }
+std::vector<WatchBatch> WatchHub::Take(uint64_t id, size_t bytes_max, bool* more) {
+  return impl_->Take(id, bytes_max, more);
+}
 bool WatchHub::Wait(uint64_t id, double timeout_s) { return impl_->Wait(id, timeout_s); }
 std::vector<uint64_t> WatchHub::Ready() { return impl_->Ready(); }
 int64_t WatchHub::Progress(uint64_t id) { return impl_->Progress(id); }

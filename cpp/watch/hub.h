@@ -35,22 +35,9 @@
 #include <vector>
 
 #include "mvcc/event_source.h"
+#include "watch/watch_types.h"
 
 namespace fastkv {
-
-struct WatchSpec {
-  std::string key, range_end;  // key_interval.h; key >= range_end (the caller refuses it) matches nothing
-  int64_t start_revision = 0;  // 0 = from the next revision on; may be in the future
-  bool prev_kv = false;
-  bool no_put = false, no_delete = false;
-};
-
-// Whole revisions, ascending. Live: one batch a main revision. Catching up: many revisions a batch.
-struct WatchBatch {
-  int64_t revision = 0;          // live: the main revision; catching up: the source's when it was read
-  std::string events;            // field 11 of WatchResponse, repeated
-  int64_t compact_revision = 0;  // not 0: the watch has ended, compaction has reached this; revision is 0, events empty
-};
 
 struct WatchLimits {  // tests shrink them
   size_t pending_max = 1024;
@@ -81,8 +68,8 @@ class WatchHub {
 
   // What is pending, up to about bytes_max bytes of events (at least one revision); {} if nothing, or if the id is
   // unknown. Work is bounded: while catching up, {} can also mean "nothing matched so far"; the watcher is then ready
-  // again.
-  std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max);
+  // again. *more (if asked for): there is more to take or to look at, now.
+  std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max, bool* more = nullptr);
 
   // Blocks until Take has something to read, the watcher is gone, or time is up (false). timeout_s <= 0 only looks.
   bool Wait(uint64_t id, double timeout_s);

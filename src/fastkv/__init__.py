@@ -62,6 +62,7 @@ from fastkv.backup import restore
 from fastkv.batch import Batch
 from fastkv.errors import (
     ClosedError,
+    ClusterCorruptError,
     Code,
     CompactedError,
     ConflictError,
@@ -140,6 +141,7 @@ __all__ = [
     "FutureRevisionError",
     "ConflictError",
     "QuotaError",
+    "ClusterCorruptError",
     "LeaseNotFoundError",
     "LeaseExistsError",
     "LeaseTtlTooLargeError",

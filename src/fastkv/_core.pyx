@@ -13,6 +13,7 @@ import re
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_Check
@@ -21,11 +22,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
+from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 from fastkv._cpp cimport (
-    AppendBytes, AppendPutOp, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats, DeletedOf, EpochGuard, ForkGeneration, HubBatch, KeyRange,
-    LeaseInfo, MakeLogLine, Record, RecordKeyValue, Status, WatchHub, WatchSpec, string_view,
+    AppendBytes, AppendPutOp, Backend, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats, DeletedOf, EpochGuard, ForkGeneration, HubBatch, KeyRange,
+    LeaseInfo, MakeBackend, MakeLogLine, Record, RecordKeyValue, Status, WatchHub, WatchSpec, string_view,
+    WatchForks,
 )
 
 from fastkv import errors
@@ -87,6 +90,11 @@ cdef void _log_line(void* context, const string& line) noexcept with gil:
             "err_msg": "fastkv's log option raised", "object": None}))
 
 
+cdef void _free_backend(object capsule) noexcept:
+    cdef Backend* backend = <Backend*>PyCapsule_GetPointer(capsule, b"fastkv.Backend")
+    del backend
+
+
 cdef class NativeEngine:
     """The C++ engine. path None = in memory. See `fastkv.engine.Engine` for every method."""
 
@@ -100,6 +108,7 @@ cdef class NativeEngine:
 
     def __cinit__(self):
         self._log = NULL
+        WatchForks()
         self._generation = ForkGeneration()
 
     def __init__(self, path=None, options=None):
@@ -112,6 +121,7 @@ cdef class NativeEngine:
         given.sync = options.sync
         given.readonly = options.readonly
         given.checkpoint_bytes = options.checkpoint_bytes
+        given.checkpoint_on_close = options.checkpoint_on_close
         given.limits.max_txn_ops = options.max_txn_ops
         given.limits.max_request_bytes = options.max_request_bytes
         given.segment_bytes_first = options.segment_bytes_first
@@ -432,6 +442,13 @@ cdef class NativeEngine:
             keys = db.store().LeaseKeys(lease)
         return [_string_bytes(keys[i]) for i in range(keys.size())]
 
+    def alarms(self):
+        cdef Db* db = self._open()
+        cdef vector[pair[uint64_t, uint64_t]] alarms
+        with nogil:
+            alarms = db.store().Alarms()
+        return [(alarms[i].first, alarms[i].second) for i in range(alarms.size())]
+
     # -- watch ------------------------------------------------------------------------------------------------
 
     def watch(self, key, range_end, int64_t start_revision, cbool prev_kv, int filters):
@@ -538,3 +555,8 @@ cdef class NativeEngine:
             status = db.Close()
         if not status.ok():
             self._raise(status)
+
+    def backend(self):
+        """A capsule "fastkv.Backend" with a `fastkv::Backend*` (cpp/db/backend.h), for as long as this engine lives."""
+        cdef unique_ptr[Backend] backend = MakeBackend(self._open())
+        return PyCapsule_New(<void*>backend.release(), b"fastkv.Backend", _free_backend)

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
+from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 
@@ -38,6 +39,7 @@ cdef extern from "base/status.h" namespace "fastkv" nogil:
 
 cdef extern from "base/fork.h" namespace "fastkv" nogil:
     uint64_t ForkGeneration()
+    void WatchForks()
 
 
 cdef extern from "mvcc/epoch.h" namespace "fastkv" nogil:
@@ -104,6 +106,7 @@ cdef extern from "mvcc/store.h" namespace "fastkv" nogil:
         uint32_t Hash() except +
         vector[LeaseInfo] Leases() except +
         vector[string] LeaseKeys(int64_t) except +
+        vector[pair[uint64_t, uint64_t]] Alarms() except +
 
 
 cdef extern from "watch/hub.h" namespace "fastkv" nogil:
@@ -135,6 +138,13 @@ cdef extern from "db/batch.h" namespace "fastkv" nogil:
         string_view payload
 
 
+cdef extern from "db/backend.h" namespace "fastkv" nogil:
+    cdef cppclass Backend:
+        pass
+
+    unique_ptr[Backend] MakeBackend(Db*) except +
+
+
 cdef extern from "db/log_line.h" namespace "fastkv" nogil:
     LogLine MakeLogLine(void (*)(void*, const string&) noexcept, void*)
 
@@ -144,6 +154,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         cbool sync
         cbool readonly
         uint64_t checkpoint_bytes
+        cbool checkpoint_on_close
         Limits limits
         uint64_t segment_bytes_first
         uint64_t segment_bytes_max

@@ -22,8 +22,8 @@ from fastkv.engine import TXN, Engine, Options
 from fastkv.errors import CorruptError, FormatError, UnsupportedError
 
 COPY_BYTES = 1 << 20
-MAGIC = b"fkvckpt\1"
-MARK = b"fastkv 1\n"
+MAGIC = b"fkvckpt\2"
+MARK = b"fastkv 2\n"
 
 Progress = Callable[[int, int], object]
 
@@ -31,14 +31,14 @@ Progress = Callable[[int, int], object]
 def backup(engine: Engine, target: BinaryIO | str | os.PathLike[str], progress: Progress | None) -> int:
     """Copy the store to a stream or a file; returns the bytes written. See `DB.backup`."""
     if engine.path is None:
-        raise UnsupportedError("a store in memory has no checkpoint to copy")
+        raise UnsupportedError("a store in memory has no files to copy: open it in a directory to back it up")
     with _open_checkpoint(engine) as source:
         if not isinstance(target, str | os.PathLike):
             return _copy(source, target, os.fstat(source.fileno()).st_size, progress)
         path = os.fspath(target)
         unfinished = path + ".tmp"
         try:
-            with open(unfinished, "wb") as file:
+            with _create(unfinished) as file:
                 written = _copy(source, file, os.fstat(source.fileno()).st_size, progress)
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,20 +70,23 @@ def restore(
     existed = os.path.isdir(directory)
     if existed and os.listdir(directory):
         raise FormatError(f"{directory} is not empty: a backup is restored into a new directory")
-    head = source.read(32)
+    head = _read_all(source, 32)
     if head[: len(MAGIC)] != MAGIC or len(head) < 32:
         raise FormatError("this is not a backup of a fastkv store")
     index = struct.unpack_from("<Q", head, 20)[0]  # magic (8), block header (12), index
     try:
         for part in ("log", "checkpoint"):
             os.makedirs(os.path.join(directory, part), exist_ok=True)
+            os.chmod(os.path.join(directory, part), 0o700)
+        if not existed:
+            os.chmod(directory, 0o700)
         checkpoint = os.path.join(directory, "checkpoint", f"{index:016x}.ckpt")
-        with open(checkpoint, "wb") as file:
+        with _create(checkpoint) as file:
             file.write(head)
             _copy(source, file, _size(source), progress, len(head))
             file.flush()
             os.fsync(file.fileno())
-        with open(os.path.join(directory, "FASTKV"), "wb") as file:
+        with _create(os.path.join(directory, "FASTKV")) as file:
             file.write(MARK)
             file.flush()
             os.fsync(file.fileno())
@@ -127,11 +130,35 @@ def _open_checkpoint(engine: Engine) -> BinaryIO:
 
 def _copy(source: BinaryIO, target: BinaryIO, bytes_total: int, progress: Progress | None, bytes_done: int = 0) -> int:
     while piece := source.read(COPY_BYTES):
-        target.write(piece)
+        _write_all(target, piece)
         bytes_done += len(piece)
         if progress is not None:
             progress(bytes_done, bytes_total)
     return bytes_done
+
+
+def _read_all(source: BinaryIO, size: int) -> bytes:
+    """So many bytes, or what there is: a pipe gives what it has."""
+    parts: list[bytes] = []
+    while size and (part := source.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _write_all(target: BinaryIO, data: bytes) -> None:
+    """A pipe takes what it can; a stream that does not say how much took all."""
+    rest = memoryview(data)
+    while rest:
+        taken: int | None = target.write(rest)
+        rest = rest[len(rest) if taken is None else taken :]
+
+
+def _create(path: str) -> BinaryIO:
+    """A new or emptied file for its owner only, whatever it was before and whatever the umask."""
+    file = open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600))  # noqa: SIM115
+    os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def _size(stream: BinaryIO) -> int:

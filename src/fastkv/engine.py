@@ -58,6 +58,7 @@ class Options(NamedTuple):
     checkpoint_bytes: write a checkpoint in the background when the log since the last one is this long (bytes), or as
     long
         as the last checkpoint if that is longer.
+    checkpoint_on_close: False: close waits for no checkpoint; the log has everything, and the next open replays it.
     max_txn_ops, max_request_bytes: limits as in etcd; 0 = none (embedded).
     segment_bytes_first, segment_bytes_max: sizes of log segments (bytes); tests shrink them.
     log: receives one line (str) per thing worth knowing: a torn tail cut, a checkpoint skipped.
@@ -66,6 +67,7 @@ class Options(NamedTuple):
     sync: bool = True
     readonly: bool = False
     checkpoint_bytes: int = 64 << 20
+    checkpoint_on_close: bool = True
     max_txn_ops: int = 0
     max_request_bytes: int = 0
     segment_bytes_first: int = 1 << 20
@@ -144,6 +146,9 @@ class Engine(Protocol):
         """(id, granted ttl in s, checkpointed remaining ttl or 0), ascending by id."""
 
     def lease_keys(self, lease: int) -> list[bytes]: ...
+
+    def alarms(self) -> list[tuple[int, int]]:
+        """(member id, alarm), ascending."""
 
     # -- watch ------------------------------------------------------------------------------------------------
     def watch(self, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool, filters: int) -> int:

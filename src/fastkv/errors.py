@@ -32,6 +32,7 @@ class Code(IntEnum):
     MALFORMED = 15
     STREAM_SORT = 16
     STREAM_FILTER = 17
+    CLUSTER_CORRUPT = 18
     IO_ERROR = 100
     CORRUPT = 101
     LOCKED = 102
@@ -103,6 +104,12 @@ class QuotaError(Error):
     """No room: the quota is reached or the disk is full. Reads go on."""
 
     code = GrpcCode.RESOURCE_EXHAUSTED
+
+
+class ClusterCorruptError(Error):
+    """The CORRUPT alarm is on: no writes until it is disarmed. Reads go on."""
+
+    code = GrpcCode.DATA_LOSS
 
 
 class LeaseNotFoundError(Error):
@@ -201,6 +208,7 @@ TABLE: dict[Code, tuple[type[Error], str]] = {
     Code.MALFORMED: (InvalidRequestError, "fastkv: the request is not a message of the expected type"),
     Code.STREAM_SORT: (UnsupportedError, "RangeStream does not support custom sort orders"),
     Code.STREAM_FILTER: (UnsupportedError, "RangeStream does not support revision filters"),
+    Code.CLUSTER_CORRUPT: (ClusterCorruptError, "etcdserver: corrupt cluster"),
     Code.IO_ERROR: (StorageError, "fastkv: input/output error"),
     Code.CORRUPT: (CorruptError, "fastkv: corrupt"),
     Code.LOCKED: (LockedError, "fastkv: the directory is open in another process"),

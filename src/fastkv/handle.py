@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self, cast
 from warnings import warn
@@ -204,8 +205,9 @@ def _after_fork_in_child() -> None:
 
 
 def _close_all() -> None:
-    for handle in list(_open_handles):
-        handle.close()
+    with ExitStack() as closing:  # all of them, whatever one raises
+        for handle in list(_open_handles):
+            closing.callback(handle.close)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

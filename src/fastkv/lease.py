@@ -12,7 +12,8 @@ keys in one revision and shows in watches like any delete.
     is left
 
 Invariants:
-* a lease whose revocation has begun cannot be renewed: `_deadlines` loses it first, under the lock.
+* a lease whose revocation has begun cannot be renewed: it is taken out first, under the lock, and put back as it was if
+  the store did not take the revocation (a full disk, the CORRUPT alarm).
 * a lease never expires before its deadline; how long after depends on the machine only.
 * no thread runs while there is no lease, nor in a store opened readonly.
 """
@@ -26,13 +27,15 @@ import threading
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from fastkv import messages
 from fastkv.engine import LEASE_GRANT, LEASE_REVOKE, Engine
 from fastkv.errors import (
     ClosedError,
+    ClusterCorruptError,
     Code,
+    Error,
     InvalidRequestError,
     LeaseNotFoundError,
     PoisonedError,
@@ -45,7 +48,7 @@ from fastkv.keys import raise_for
 if TYPE_CHECKING:
     from fastkv.store import DB
 
-RETRY_S = 1.0  # after a revocation that the disk refused
+RETRY_S = 1.0  # after a revocation that the disk or an alarm refused
 
 
 class Clock(Protocol):
@@ -66,6 +69,15 @@ class MonotonicClock:
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> None:
         condition.wait(seconds if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+class _Taken(NamedTuple):
+    """What is known of a lease that is on its way out."""
+
+    deadline: float
+    ttl: int
+    is_held: bool
+    is_private: bool
 
 
 class Lessor:
@@ -132,12 +144,28 @@ class Lessor:
             self._set(lease, self._ttl(lease), self._ttl(lease))
             self._held.add(lease)
 
+    def release(self, lease: int) -> None:
+        """Renew it no more; it expires when its time is up."""
+        with self._changed:
+            self._held.discard(lease)
+
     def revoke(self, lease: int) -> None:
         """Commit the revocation: the lease's keys are deleted, in one revision."""
-        ((code, _),) = self._engine.commit([(LEASE_REVOKE, messages.lease_revoke_request(lease))])
         with self._changed:
-            self._forget(lease)
+            taken = self._take(lease)
             self._changed.notify()
+        try:
+            self._commit_revocation(lease)
+        except LeaseNotFoundError:
+            raise
+        except Error:
+            if taken is not None:
+                with self._changed:
+                    self._put_back(lease, taken, taken.deadline - self._clock.now())
+            raise
+
+    def _commit_revocation(self, lease: int) -> None:
+        ((code, _),) = self._engine.commit([(LEASE_REVOKE, messages.lease_revoke_request(lease))])
         raise_for(code)
 
     def remaining(self, lease: int) -> float:
@@ -174,14 +202,25 @@ class Lessor:
         elif self._order[0] == (deadline, lease):
             self._changed.notify()
 
-    def _forget(self, lease: int) -> None:
-        self._deadlines.pop(lease, None)
+    def _take(self, lease: int) -> _Taken | None:
+        """Forgets the lease; None if it is not known."""
+        if lease not in self._deadlines:
+            return None
+        taken = _Taken(*self._deadlines.pop(lease), lease in self._held, lease in self._private)
         self._held.discard(lease)
         self._private.discard(lease)
+        return taken
 
-    def _next_expired(self) -> tuple[int, int] | None:
-        """Waits for a lease to expire and forgets it; returns (lease, ttl), None when there is nothing left to wait
-        for."""
+    def _put_back(self, lease: int, taken: _Taken, seconds: float) -> None:
+        """Its revocation failed; it ends in so many seconds."""
+        if taken.is_held:
+            self._held.add(lease)
+        if taken.is_private:
+            self._private.add(lease)
+        self._set(lease, taken.ttl, seconds)
+
+    def _next_expired(self) -> tuple[int, _Taken] | None:
+        """Waits for a lease to expire and takes it; None when there is nothing left to wait for."""
         while not self._stopped and self._deadlines:
             deadline, lease = self._order[0]
             if self._deadlines.get(lease, (None, 0))[0] != deadline:
@@ -196,8 +235,9 @@ class Lessor:
             if lease in self._held:
                 self._set(lease, ttl, ttl)
                 continue
-            self._forget(lease)
-            return lease, ttl
+            taken = self._take(lease)
+            assert taken is not None
+            return lease, taken
         self._thread = None
         self._order.clear()
         return None
@@ -210,17 +250,19 @@ class Lessor:
                 expired = self._next_expired()
             if expired is None:
                 return
-            lease, ttl = expired
+            lease, taken = expired
             try:
-                self._engine.commit([(LEASE_REVOKE, messages.lease_revoke_request(lease))])
+                self._commit_revocation(lease)
+            except LeaseNotFoundError:
+                pass  # somebody else has revoked it
             except (ClosedError, PoisonedError):
                 with self._changed:
                     self._stopped = True
                     self._thread = None
                 return
-            except (QuotaError, StorageError):  # a full disk: the lease stays overdue until there is room
+            except (QuotaError, StorageError, ClusterCorruptError):  # it stays overdue until there is room
                 with self._changed:
-                    self._set(lease, ttl, RETRY_S)
+                    self._put_back(lease, taken, RETRY_S)
 
 
 class Lease:
@@ -262,6 +304,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._store._lessor.release(self.id)  # first: if it cannot be revoked it shall at least expire
         with suppress(LeaseNotFoundError):  # revoked inside the block: it is gone, as it should be
             self._store._lessor.revoke(self.id)
 

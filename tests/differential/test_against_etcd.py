@@ -20,6 +20,7 @@ import pytest
 from fastkv import engine as protocol
 from support.client import Answer
 from support.engines import load_engine
+from support.fronts import NODES
 from support.generate import Requests
 from support.processes import etcd_binaries
 from support.protos import rpc, strip_headers
@@ -57,7 +58,7 @@ def _targets() -> list[Any]:
         return [pytest.param("native", None, marks=pytest.mark.skip(reason=reason))]
     places = [("native", binary) for binary in BINARIES] + [("python", BINARIES[0])]
     return [pytest.param(place, binary, id=f"{place}-{binary.name}") for place, binary in places] + [
-        pytest.param("node", BINARIES[0], id=f"node-{BINARIES[0].name}", marks=pytest.mark.node)
+        pytest.param(node, BINARIES[0], id=f"{node}-{BINARIES[0].name}", marks=pytest.mark.node) for node in NODES
     ]
 
 
@@ -83,8 +84,8 @@ def test_answers_equal_etcds(place: str, binary: Any, warm_servers: Callable[[st
 
 
 def _ours(place: str, warm_servers: Callable[[str], Any]) -> EngineTarget | GrpcTarget:
-    if place == "node":
-        return GrpcTarget(warm_servers("node"))
+    if place in NODES:
+        return GrpcTarget(warm_servers(place))
     engine_class = load_engine(place)
     return EngineTarget(lambda where: engine_class(where, protocol.Options(**LIMITS)), None)
 

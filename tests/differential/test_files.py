@@ -308,6 +308,72 @@ def test_a_lost_header_is_damage_and_not_a_torn_tail(writer: str, tmp_path: Path
     assert same_verdict(path, "a lost header") == ("corrupt", segment.name, [])
 
 
+def write_long_history(engine: Any) -> Path:
+    """One key whose history fills more than four blocks of a checkpoint, between two short ones; returns the file."""
+    for key in (b"a", b"z"):
+        engine.put(key, b"short")
+    for number in range(260):
+        engine.put(b"long", bytes([number & 0xFF]) * 4096)
+    engine.delete(b"long")
+    return Path(engine.path) / "checkpoint" / checkpoint.checkpoint_name(engine.checkpoint())
+
+
+def blocks_of(file: Path) -> list[tuple[int, bytes]]:
+    return [(type, payload) for _, type, payload in checkpoint._verified_blocks(file.read_bytes())]
+
+
+def write_blocks(file: Path, blocks: list[tuple[int, bytes]]) -> None:
+    """A checkpoint of these blocks with every checksum right."""
+    encoded = [checkpoint._encode_block(*block) for block in blocks]
+    crcs = b"".join(block[:4] for block in encoded)
+    footer = checkpoint._FOOTER.pack(len(blocks), crc32c(crcs), 0)
+    file.write_bytes(b"".join([checkpoint.MAGIC, *encoded, checkpoint._encode_block(checkpoint.FOOTER, footer)]))
+
+
+@pytest.mark.parametrize("writer", NAMES)
+def test_a_history_larger_than_a_block_is_read_by_both(writer: str, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with closing(open_engine(writer, path)) as engine:
+        file = write_long_history(engine)
+        expected, history = state(engine), engine.history(b"long")
+    sizes = [len(payload) for type, payload in blocks_of(file) if type == checkpoint.RECORDS]
+    assert len(sizes) == 5 and max(sizes) < checkpoint.RECORDS_BLOCK_BYTES + 4200
+    shutil.rmtree(path / "log")  # the checkpoint alone
+    (path / "log").mkdir()
+    for name in NAMES:
+        with closing(open_engine(name, copy_of(path, name))) as engine:
+            assert state(engine) == expected
+            assert engine.history(b"long") == history and len(history) == 261
+            assert len(engine.scan(b"long", b"", 100, 0, False, protocol.VALUES)[0]) == 4096
+            engine.put(b"long", b"goes on")
+            assert len(engine.history(b"long")) == 262
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda records: records[1:], "a record continues a chain that has not begun"),
+        (lambda records: [records[0], records[2], records[1], *records[3:]], "the revisions of a key do not rise"),
+        (lambda records: [records[0], *records], "the keys do not ascend"),
+        (lambda records: [*records[:3], records[1].replace(b"long", b"lung")], "continued by a record of another key"),
+        (lambda records: [*records[:2], *records[3:]], ""),  # a piece is missing: the head's count says so
+    ],
+    ids=["continues_nothing", "revisions_do_not_rise", "begun_twice", "another_key", "a_piece_is_missing"],
+)
+def test_blocks_that_do_not_continue_each_other_are_damage(damage: Any, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with closing(open_engine("python", path)) as engine:
+        file = write_long_history(engine)
+    blocks = blocks_of(file)
+    records = damage([payload for type, payload in blocks if type == checkpoint.RECORDS])
+    write_blocks(file, [blocks[0], *((checkpoint.RECORDS, payload) for payload in records)])
+    shutil.rmtree(path / "log")
+    (path / "log").mkdir()
+    for name in NAMES:
+        with pytest.raises(CorruptError, match=f"{file.name}.*{reason}"):
+            open_engine(name, path)
+
+
 def test_checkpoints_of_equal_states_are_equal_bytes(tmp_path: Path) -> None:
     files = []
     for name in NAMES:
@@ -318,3 +384,11 @@ def test_checkpoints_of_equal_states_are_equal_bytes(tmp_path: Path) -> None:
             index = engine.checkpoint()
             files.append((tmp_path / name / "checkpoint" / checkpoint.checkpoint_name(index)).read_bytes())
     assert files[0] == files[1], REPLAY
+
+
+def test_blocks_are_cut_at_the_same_records(tmp_path: Path) -> None:
+    files = []
+    for name in NAMES:
+        with closing(open_engine(name, tmp_path / name)) as engine:
+            files.append(write_long_history(engine).read_bytes())
+    assert files[0] == files[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,62 @@ def test_a_backup_to_a_file_appears_when_it_is_complete(db: fastkv.DB, open_db: 
     assert fastkv.restore(str(target), str(tmp_path / "copy")) == db.revision
     assert same(db, open_db(tmp_path / "copy"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["backup", "copy", "data"]
+
+
+def test_backups_and_what_is_restored_are_private_whatever_the_umask(db: fastkv.DB, tmp_path: Path) -> None:
+    (tmp_path / "backup.tmp").touch(mode=0o666)  # left over by somebody who died
+    before = os.umask(0)
+    try:
+        db.backup(tmp_path / "backup")
+        fastkv.restore(tmp_path / "backup", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    modes = {
+        str(file.relative_to(tmp_path)): stat.S_IMODE(file.stat().st_mode)
+        for file in (tmp_path / "backup", tmp_path / "copy", *(tmp_path / "copy").rglob("*"))
+    }
+    files = {name: mode for name, mode in modes.items() if (tmp_path / name).is_file()}
+    assert len(files) >= 3 and set(files.values()) == {0o600}, files
+    folders = {name: mode for name, mode in modes.items() if name not in files}
+    assert folders == dict.fromkeys(("copy", "copy/log", "copy/checkpoint"), 0o700)
+
+
+class Trickle(io.RawIOBase):
+    """A pipe at its worst: gives and takes a few bytes at a time."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = bytearray(data)
+
+    def read(self, size: int = -1) -> bytes:
+        piece = bytes(self.data[: min(size, 7)])
+        del self.data[: len(piece)]
+        return piece
+
+    def write(self, piece: Any) -> int:
+        taken = bytes(piece[:1000])
+        self.data += taken
+        return len(taken)
+
+
+def test_pipes_that_move_a_few_bytes_at_a_time(db: fastkv.DB, open_db: Any, tmp_path: Path) -> None:
+    pipe = Trickle()
+    assert db.backup(pipe) == len(pipe.data)  # type: ignore[arg-type]
+    assert fastkv.restore(Trickle(bytes(pipe.data)), tmp_path / "copy") == db.revision  # type: ignore[arg-type]
+    assert same(db, open_db(tmp_path / "copy"))
+
+
+def test_a_backup_through_a_real_pipe(db: fastkv.DB, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as source, open(writing, "wb", buffering=0) as target:
+
+        def send() -> None:
+            db.backup(target)
+            target.close()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert fastkv.restore(source, tmp_path / "copy") == db.revision
+        sender.join()
 
 
 def test_a_backup_that_fails_leaves_the_old_one(db: fastkv.DB, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import fastkv
 from fastkv import EventType
+from fastkv.engine import ALARM
+from fastkv.python.wire import int_field
 
 WAIT_S = 20.0
 
@@ -256,6 +259,121 @@ def test_nothing_expires_in_a_readonly_store(open_db: Any, path: Path, clock: An
     assert "a" in reader
     with pytest.raises(fastkv.ReadOnlyError):
         reader.lease(10)
+
+
+class Disk:
+    """The engine under a lessor; while `full`, its commits find no space. before: called ahead of each commit."""
+
+    def __init__(self, db: fastkv.DB, before: Callable[[], object] = lambda: None) -> None:
+        self.full = False
+        self.tried = threading.Event()
+        self._real = db._lessor._engine
+        self._before = before
+        db._lessor._engine = self  # type: ignore[assignment]
+
+    def commit(self, commands: Any) -> Any:
+        self._before()
+        self.tried.set()
+        if self.full:
+            raise fastkv.QuotaError("no space")
+        return self._real.commit(commands)
+
+
+def test_a_revocation_that_finds_no_space_leaves_the_lease_as_it_was(open_db: Any, clock: Any) -> None:
+    db = open_db(_clock=clock)
+    disk = Disk(db)
+    lease = db.lease(10)
+    db.put("a", "1", lease=lease)
+    clock.advance(4)
+    disk.full = True
+    with pytest.raises(fastkv.QuotaError):
+        lease.revoke()
+    assert lease.remaining == 6 and "a" in db
+    assert lease.keepalive() == 10
+    disk.full = False
+    lease.revoke()
+    assert lease.remaining == 0 and "a" not in db
+
+
+def test_a_block_that_cannot_revoke_its_lease_leaves_it_to_expire(open_db: Any, clock: Any) -> None:
+    db = open_db(_clock=clock)
+    disk = Disk(db)
+    with pytest.raises(fastkv.QuotaError), db.lease(10) as lease:
+        db.put("a", "1", lease=lease)
+        disk.full = True
+    disk.full = False
+    watch = db.watch("a")
+    clock.advance(11)
+    assert expect_deletes(watch) == [b"a"]
+
+
+def test_a_key_keeps_its_own_lease_when_the_disk_was_full_as_it_expired(open_db: Any, clock: Any) -> None:
+    db = open_db(_clock=clock)
+    db.put("a", "1", ttl=10)
+    (lease,) = db.leases()
+    disk = Disk(db)
+    disk.full = True
+    clock.advance(11)
+    assert disk.tried.wait(WAIT_S)
+    until = time.monotonic() + WAIT_S
+    while not lease.remaining:  # until the thread has put it back, to try again
+        assert time.monotonic() < until
+    disk.full = False
+    db.put("a", "2", ttl=10)
+    assert [known.id for known in db.leases()] == [lease.id], "another lease was made for the key"
+    assert lease.remaining == 10
+
+
+def test_an_overdue_lease_goes_when_there_is_space_again(open_db: Any, clock: Any) -> None:
+    db = open_db(_clock=clock)
+    db.put("a", "1", ttl=10)
+    disk = Disk(db)
+    disk.full = True
+    watch = db.watch("a")
+    clock.advance(11)
+    assert disk.tried.wait(WAIT_S)
+    disk.full = False
+    until = time.monotonic() + WAIT_S
+    while (batch := watch.poll(0.01)) is None:
+        clock.advance(1)
+        assert time.monotonic() < until
+    assert [event.type for event in batch] == [EventType.DELETE]
+
+
+def test_a_lease_that_is_being_revoked_cannot_be_renewed(open_db: Any, clock: Any) -> None:
+    db = open_db(_clock=clock)
+    lease = db.lease(10)
+    refused: list[bool] = []
+
+    def renew() -> None:
+        with pytest.raises(fastkv.LeaseNotFoundError):
+            lease.keepalive()
+        refused.append(True)
+
+    Disk(db, renew)
+    lease.revoke()
+    assert refused == [True]
+
+
+def test_a_lease_outlives_the_corrupt_alarm(open_db: Any, clock: Any) -> None:
+    """While the alarm is on no lease ends, by hand or by time; when it is off the overdue one does."""
+    db = open_db(_clock=clock)
+    corrupt = int_field(3, 2)
+    db.put("a", "1", ttl=10)
+    (lease,) = db.leases()
+    db._engine.commit([(ALARM, int_field(1, 1) + corrupt)])
+    with pytest.raises(fastkv.ClusterCorruptError):
+        lease.revoke()
+    tried = Disk(db).tried
+    clock.advance(11)
+    assert tried.wait(WAIT_S)
+    db._engine.commit([(ALARM, int_field(1, 2) + corrupt)])
+    watch = db.watch("a")
+    until = time.monotonic() + WAIT_S
+    while "a" in db:
+        clock.advance(1)
+        watch.poll(0.01)
+        assert time.monotonic() < until
 
 
 def test_a_lease_of_a_closed_store_raises(open_db: Any) -> None:

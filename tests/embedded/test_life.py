@@ -41,7 +41,7 @@ def test_a_store_in_memory_leaves_nothing_behind(open_db: Any, tmp_path: Path, m
 
 def test_parents_are_made(open_db: Any, path: Path) -> None:
     open_db(path / "deep" / "down").put("a", "1")
-    assert (path / "deep" / "down" / "FASTKV").read_bytes() == b"fastkv 1\n"
+    assert (path / "deep" / "down" / "FASTKV").read_bytes() == b"fastkv 2\n"
 
 
 def test_create_false_wants_a_store(open_db: Any, path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_directory_of_something_else_is_left_alone(open_db: Any, path: Path) -
 
 def test_a_newer_format_is_refused(open_db: Any, path: Path) -> None:
     open_db(path).close()
-    (path / "FASTKV").write_bytes(b"fastkv 2\n")
+    (path / "FASTKV").write_bytes(b"fastkv 3\n")
     with pytest.raises(fastkv.FormatError, match="newer"):
         open_db(path)
 
@@ -195,6 +195,31 @@ def test_readonly_of_a_closed_store(open_db: Any, path: Path) -> None:
 
 
 # -- close ----------------------------------------------------------------------------------------------------
+
+
+EXIT = """
+import sys
+import fastkv
+
+class Failing:
+    def __init__(self, real):
+        self.real = real
+
+    def close(self):
+        self.real.close()
+        print("closed", flush=True)
+        raise fastkv.StorageError("the disk failed")
+
+stores = [fastkv.open(path, engine=sys.argv[1]) for path in sys.argv[2:]]
+for store in stores:
+    store._engine = Failing(store._engine)
+"""
+
+
+def test_a_close_that_fails_at_exit_does_not_keep_the_others_open(engine_name: str, tmp_path: Path) -> None:
+    ran = python(EXIT, engine_name, tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert ran.stdout == "closed\n" * 3
+    assert "the disk failed" in ran.stderr
 
 
 def test_after_close_everything_raises_closed_error(open_db: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from fastkv import engine as protocol
 from support.engines import ENGINES, load_engine
+from support.fronts import NODES
 from support.processes import etcd_binaries
 from support.script import Script, Target
 from support.targets import LIMITS, EngineTarget, GrpcTarget
@@ -29,7 +30,7 @@ def _cases() -> list[Any]:
         if "engine" in script.places:
             cases += [pytest.param(script, engine, id=f"{name}-{engine}") for engine in ENGINES]
         if "node" in script.places:
-            cases.append(pytest.param(script, "node", id=f"{name}-node", marks=pytest.mark.node))
+            cases += [pytest.param(script, node, id=f"{name}-{node}", marks=pytest.mark.node) for node in NODES]
         if "etcd" in script.places:
             least = script.places["etcd"]
             able = [binary for binary in etcd_binaries() if binary.version >= (*least, 0)]

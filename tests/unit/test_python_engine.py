@@ -683,7 +683,7 @@ def fill(db: PythonEngine) -> None:
     db.write_meta(b"identity")
     grant(db, 77, 100)
     ok(db, engine.LEASE_CHECKPOINT, message_field(1, int_field(1, 77) + int_field(2, 9)))
-    ok(db, engine.ALARM, int_field(1, 1) + int_field(2, 5) + int_field(3, 2))
+    ok(db, engine.ALARM, int_field(1, 1) + int_field(2, 5) + int_field(3, 3))  # of no kind that forbids anything
     for number in range(100):
         db.put(b"k%02d" % (number % 30), b"v%d" % number * 5, 77 if number % 3 == 0 else 0)
         if number % 10 == 0:
@@ -858,7 +858,7 @@ def test_a_checkpoint_is_read_back_as_it_was_written(path: str) -> None:
         index = db.checkpoint()
         picture = checkpoint.read(os.path.join(path, "checkpoint", checkpoint.checkpoint_name(index)))
         assert checkpoint.state_hash(picture) == db.hash()
-        assert (picture.meta, picture.alarms, picture.leases) == (b"identity", [(5, 2)], [(77, 100, 9)])
+        assert (picture.meta, picture.alarms, picture.leases) == (b"identity", [(5, 3)], [(77, 100, 9)])
         store = checkpoint.restore_store(picture)
         assert store.check() == [] and store.hash_kv(0) == db.hash_kv(0)
         again = checkpoint.take_picture(store, picture.index, picture.term, picture.meta, picture.hard_state)
@@ -1016,9 +1016,10 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(foreign) == ["member"]
     newer = tmp_path / "newer"
     newer.mkdir()
-    (newer / "FASTKV").write_bytes(b"fastkv 2\n")
-    with pytest.raises(errors.FormatError, match=f"{newer} has format 2"):
-        PythonEngine(str(newer))
+    for theirs, advice in ((3, "use a newer one"), (1, "written before fastkv 0.1.0")):
+        (newer / "FASTKV").write_bytes(b"fastkv %d\n" % theirs)
+        with pytest.raises(errors.FormatError, match=f"{newer} has format {theirs}, .*{advice}"):
+            PythonEngine(str(newer))
     with pytest.raises(errors.StorageError, match="No such file"):
         PythonEngine(str(tmp_path / "missing"), Options(readonly=True))
     assert not (tmp_path / "missing").exists()
@@ -1079,6 +1080,29 @@ def test_a_full_disk_refuses_the_write_and_loses_nothing(
     lines: list[str] = []
     with PythonEngine(path, SMALL._replace(log=lines.append)) as db:
         assert (db.hash(), db.applied_index, lines) == (expected, 2, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space: no posix_fallocate")
+def test_a_nearly_full_disk_is_used_to_its_end(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate, room = os.posix_fallocate, 20 << 10
+
+    def limited(fd: int, offset: int, size: int) -> None:
+        nonlocal room
+        if size > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room -= size
+        allocate(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", limited)
+    with PythonEngine(path, SMALL._replace(segment_bytes_first=64 << 10, segment_bytes_max=64 << 10)) as db:
+        puts = 0
+        with pytest.raises(errors.QuotaError, match="No space"):
+            while puts < 100:
+                db.put(b"a", bytes(1000))
+                puts += 1
+        assert puts >= 17
+    with PythonEngine(path) as db:
+        assert db.revision == 1 + puts
 
 
 def test_an_interrupted_write_ends_the_writes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from fastkv.errors import Code, Error
 from fastkv.python import checkpoint, log, wire
 from fastkv.types import KeyValue
 
-SHOWN_BYTES = 64
+SHOWN_BYTES, META_SHOWN_BYTES = 64, 4096
 ACTIONS = ("get", "activate", "deactivate")
 
 
@@ -36,7 +36,8 @@ def command(directory: str, show_log: bool, show_keys: bool) -> None:
     """
     root = Path(directory)
     if not (root / "FASTKV").is_file():
-        click.echo(f"fastkv: {directory} is not a fastkv directory", err=True)
+        what = "does not exist" if not root.exists() else "is a file, not a directory" if root.is_file() else ""
+        click.echo(f"{directory} {what or 'is not a fastkv directory: there is no FASTKV file in it'}", err=True)
         sys.exit(1)
     sound = True
     if show_log:
@@ -87,7 +88,7 @@ def _record_lines(record: log.LogRecord) -> Iterator[str]:
         case log.CLEAN if len(payload) == 8:
             yield f"#{record.number} clean close: applied index {struct.unpack('<Q', payload)[0]}"
         case log.META:
-            yield f"#{record.number} meta: {payload.decode(errors='backslashreplace')}"
+            yield f"#{record.number} meta: {_text(payload, META_SHOWN_BYTES)}"
         case _:
             yield f"#{record.number} type {record.type}, {len(payload)} bytes"
 
@@ -163,9 +164,11 @@ def _interval(key: bytes, range_end: bytes) -> str:
     return f"[{_text(key)}, {'end' if range_end == bytes(1) else _text(range_end)})"
 
 
-def _text(data: bytes) -> str:
-    shown = json.dumps(data[:SHOWN_BYTES].decode(errors="backslashreplace"), ensure_ascii=False)
-    return shown if len(data) <= SHOWN_BYTES else f"{shown}... ({len(data)} bytes)"
+def _text(data: bytes, shown_bytes: int = SHOWN_BYTES) -> str:
+    """As a JSON string in which nothing is left that a terminal would obey."""
+    quoted = json.dumps(data[:shown_bytes].decode(errors="backslashreplace"), ensure_ascii=False)
+    shown = "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in quoted)
+    return shown if len(data) <= shown_bytes else f"{shown}... ({len(data)} bytes)"
 
 
 def _lease(lease: int) -> str:

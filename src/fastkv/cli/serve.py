@@ -113,12 +113,15 @@ def serve(words: tuple[str, ...], **options: str | None) -> None:
 
 
 def _run(config: Config, log: Any) -> int:
-    # grpcio takes a while to load; a mistyped flag shall be told at once.
+    # Libraries take a while to load; a mistyped flag shall be told at once.
     try:
+        from fastkv.server.fronts import load
         from fastkv.server.main import run
+
+        open_node = load(config.front, log)
     except ModuleNotFoundError as missing:
         exit_for_missing("serve", missing)
-    return run(config, log, sys.argv)
+    return run(config, log, sys.argv, open_node)
 
 
 command = ServeCommand("serve", callback=serve, params=_options(), short_help="Run a node.")

@@ -1,8 +1,9 @@
 """
 Checkpoints: the whole state at one index, as a file of checksummed blocks (docs/format.md, "Checkpoint").
 
-    file  := magic head block* footer        written to INDEX.ckpt.tmp, synced, renamed, directory synced
-    block := crc:u32 length:u32 type:u8 zero:u8[3] payload
+    file    := magic head block* footer        written to INDEX.ckpt.tmp, synced, renamed, directory synced
+    block   := crc:u32 length:u32 type:u8 zero:u8[3] payload
+    records := record*        a payload; the history of a key goes on in the next block where this one is full
 
 Invariants:
 * a file without .tmp was complete and synced when it got its name; one that does not verify now was damaged.
@@ -12,6 +13,7 @@ Thread safety: a picture is immutable; everything else is functions of files.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import struct
@@ -27,9 +29,10 @@ from fastkv.python.store import Lease, Store
 from fastkv.python.wire import decode_key_value, encode_key_value, read_varint, varint
 from fastkv.types import KeyValue
 
-MAGIC = b"fkvckpt\1"
+MAGIC = b"fkvckpt\2"
 HEAD, RECORDS, LEASES, META, ALARMS, HARD_STATE, FOOTER = 1, 2, 3, 4, 5, 6, 255
-RECORDS_BLOCK_BYTES = 256 << 10
+RECORDS_BLOCK_BYTES = 256 << 10  # a block closes at the first record at or past it
+TOMBSTONE_FLAG, FIRST_FLAG = 1, 2  # FIRST: the oldest record of a key
 LEASES_PER_BLOCK_MAX = 4096
 KEPT = 2
 
@@ -80,13 +83,15 @@ def restore_store(picture: Picture) -> Store:
 def _records_payloads(chains: Iterable[Chain]) -> Iterator[bytes]:
     payload = bytearray()
     for chain in chains:
-        payload += varint(len(chain))
+        flags = FIRST_FLAG
         for record in chain:
             kv = encode_key_value(record.kv)
-            payload += varint(record.main) + varint(record.sub) + varint(int(record.tombstone)) + varint(len(kv)) + kv
-        if len(payload) >= RECORDS_BLOCK_BYTES:
-            yield bytes(payload)
-            payload.clear()
+            flags |= TOMBSTONE_FLAG * record.tombstone
+            payload += varint(record.main) + varint(record.sub) + varint(flags) + varint(len(kv)) + kv
+            flags = 0
+            if len(payload) >= RECORDS_BLOCK_BYTES:
+                yield bytes(payload)
+                payload.clear()
     if payload:
         yield bytes(payload)
 
@@ -99,7 +104,7 @@ def _leases_payloads(leases: list[tuple[int, int, int]]) -> Iterator[bytes]:
 def state_hash(picture: Picture) -> int:
     """The CRC-32C of the payloads of the records blocks, then of the leases blocks, all concatenated."""
     crc = 0
-    for payload in (*_records_payloads(picture.chains), *_leases_payloads(picture.leases)):
+    for payload in itertools.chain(_records_payloads(picture.chains), _leases_payloads(picture.leases)):
         crc = crc32c(payload, crc)
     return crc
 
@@ -230,34 +235,40 @@ def _verified_blocks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _decode_chains(payload: bytes, chains: list[Chain]) -> None:
-    """Appends to chains. ValueError or MALFORMED: not what _records_payloads writes."""
+    """Appends to chains, and to the last one. ValueError or MALFORMED: not what _records_payloads writes."""
     at = 0
     while at < len(payload):
-        count, at = read_varint(payload, at)
-        chain: Chain = []
-        for _ in range(count):
-            main, at = read_varint(payload, at)
-            sub, at = read_varint(payload, at)
-            flags, at = read_varint(payload, at)
-            length, at = read_varint(payload, at)
-            encoded = payload[at : at + length]
-            at += length
-            record = Record(main, sub, flags == 1, decode_key_value(encoded))
-            if flags > 1 or at > len(payload) or encode_key_value(record.kv) != encoded or not _sound(record, chain):
-                raise ValueError(f"a record of key {record.kv.key!r}")
-            chain.append(record)
-        if not chain or (chains and chains[-1][0].kv.key >= chain[0].kv.key):
-            raise ValueError("the keys do not ascend")
-        chains.append(chain)
+        main, at = read_varint(payload, at)
+        sub, at = read_varint(payload, at)
+        flags, at = read_varint(payload, at)
+        length, at = read_varint(payload, at)
+        encoded = payload[at : at + length]
+        at += length
+        if at > len(payload):
+            raise ValueError("a record is cut short")
+        record = Record(main, sub, bool(flags & TOMBSTONE_FLAG), decode_key_value(encoded))
+        if flags > TOMBSTONE_FLAG | FIRST_FLAG or encode_key_value(record.kv) != encoded or not _is_sound(record):
+            raise ValueError("a record is malformed")
+        if flags & FIRST_FLAG:
+            if chains and chains[-1][0].kv.key >= record.kv.key:
+                raise ValueError("the keys do not ascend")
+            chains.append([record])
+            continue
+        if not chains:
+            raise ValueError("a record continues a chain that has not begun")
+        before = chains[-1][-1]
+        if before.kv.key != record.kv.key:
+            raise ValueError("a chain is continued by a record of another key")
+        if (before.main, before.sub) >= (record.main, record.sub):
+            raise ValueError("the revisions of a key do not rise")
+        chains[-1].append(record)
 
 
-def _sound(record: Record, chain: Chain) -> bool:
+def _is_sound(record: Record) -> bool:
     kv = record.kv
     if not kv.key or kv.mod_revision != record.main:
         return False
-    if record.tombstone and kv != KeyValue(kv.key, b"", 0, record.main, 0, 0):
-        return False
-    return not chain or (chain[-1].kv.key == kv.key and (chain[-1].main, chain[-1].sub) < (record.main, record.sub))
+    return not record.tombstone or kv == KeyValue(kv.key, b"", 0, record.main, 0, 0)
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """
 A data directory: is it ours, is its format ours, and is nobody else in it?
 
-    data/  FASTKV ("fastkv 1\\n")  LOCK (pid)  log/  checkpoint/
+    data/  FASTKV ("fastkv 2\\n")  LOCK (pid)  log/  checkpoint/
 
 Invariants:
 * FASTKV is written last when a directory is made, so one that has it is whole.
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from fastkv import errors
 from fastkv.errors import Code
 
-FORMAT = 1
+FORMAT = 2
 _MARK = b"fastkv %d\n" % FORMAT
 # What may stand in a directory whose making was interrupted, or on a fresh file system.
 _UNMARKED = {"LOCK", "FASTKV.tmp", "log", "checkpoint", "lost+found"}
@@ -110,8 +110,9 @@ def _check_mark(path: str, readonly: bool) -> bool:
         words = mark.split()
         if len(words) == 2 and words[0] == b"fastkv" and words[1].isdigit():
             theirs = int(words[1])
+            advice = "use a newer one" if theirs > FORMAT else "it was written before fastkv 0.1.0"
             raise errors.from_code(
-                Code.FORMAT, f"fastkv: {path} has format {theirs}, this fastkv knows format {FORMAT}: use a newer one"
+                Code.FORMAT, f"fastkv: {path} has format {theirs}, this fastkv knows format {FORMAT}: {advice}"
             )
         raise errors.from_code(Code.FORMAT, f"fastkv: {mark_path} is damaged, or {path} is not a fastkv directory")
     with storage_errors(f"open the directory {path}"):

@@ -41,7 +41,7 @@ CLOSE_LOG_BYTES_MAX = 16 << 20  # a longer log than this is worth a checkpoint a
 _DEFAULTS = Options()
 
 
-PAYLOAD_BYTES_MAX = (1 << 31) - 1  # whatever the options say: as in the native engine
+PAYLOAD_BYTES_MAX = (2 << 30) + (64 << 10)  # a value of 2 GiB and its key, whatever the options say
 
 
 class _Waiter:
@@ -258,12 +258,12 @@ class PythonEngine:
         return header + result.encode()
 
     def read_txn(self, request: bytes) -> bytes | None:
-        asked = wire.TxnRequest.decode(request)
-        if not all(isinstance(operation, RangeRequest) for operation in (*asked.success, *asked.failure)):
+        if not wire.only_reads(request):
             return None
-        validate.parse(engine.TXN, request, self.options.max_txn_ops)
+        asked = validate.parse(engine.TXN, request, self.options.max_txn_ops)
+        assert isinstance(asked, wire.TxnRequest)
         with self._opened():
-            return self._store.apply(asked)
+            return self._store.txn(asked)
 
     def range_chunk(self, request: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
         asked = RangeRequest.decode(request)
@@ -334,6 +334,10 @@ class PythonEngine:
         with self._opened():
             known = self._store.leases.get(lease)
             return [] if known is None else sorted(known.keys)
+
+    def alarms(self) -> list[tuple[int, int]]:
+        with self._opened():
+            return sorted(self._store.alarms)
 
     # -- watch ------------------------------------------------------------------------------------------------
 
@@ -418,7 +422,8 @@ class PythonEngine:
     def _close_log(self, storage: Storage) -> None:
         if self.options.readonly or self._poison or storage.log.poison:
             return
-        if storage.log_bytes > min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX):
+        log_bytes_max = min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX)
+        if self.options.checkpoint_on_close and storage.log_bytes > log_bytes_max:
             self._write_checkpoint()
         storage.close_log(self._applied_index)
 

@@ -19,6 +19,7 @@ Thread safety: none; the engine's `_writing` lock.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from contextlib import suppress
@@ -237,15 +238,15 @@ class Log:
         if self.segments and not self._names_synced:
             self._sync_names()  # before there is a later one, or a log could lose its beginning and look whole
         sequence = self.segments[-1].header.sequence + 1 if self.segments else 1
-        size = min(self._segment_bytes_first << min(sequence - 1, 32), self._segment_bytes_max)
-        size = max(padded(size), HEADER_BYTES + record_bytes)
+        least = HEADER_BYTES + record_bytes
+        size = max(padded(min(self._segment_bytes_first << min(sequence - 1, 32), self._segment_bytes_max)), least)
         salt = int.from_bytes(os.urandom(8), "little")
         header = SegmentHeader(sequence, self.last_index + 1, self._number, salt, self._crc)
         path = os.path.join(self.path, segment_name(sequence))
         with storage_errors(f"create {path}"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _preallocate(fd, size)
+                size = _preallocate(fd, size, least)
                 _write_all(fd, header.encode(), 0)
             except OSError:
                 os.close(fd)
@@ -335,11 +336,21 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
         view = view[written:]
 
 
-def _preallocate(fd: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:
+def _preallocate(fd: int, size: int, least: int) -> int:
+    """The bytes that are reserved now: `size`, or on a nearly full disk less, but not less than `least`."""
+    if not hasattr(os, "posix_fallocate"):
         os.ftruncate(fd, size)
+        return size
+    while True:
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as reason:
+            if reason.errno != errno.ENOSPC or size <= least:
+                raise
+            os.ftruncate(fd, 0)  # what the failed call may have taken
+            size = max(padded(size // 2), least)
+        else:
+            return size
 
 
 _sync_data = getattr(os, "fdatasync", os.fsync)  # a module-level name, so that tests can make it fail

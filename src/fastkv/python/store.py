@@ -40,7 +40,7 @@ from fastkv.python.wire import (
 from fastkv.types import KeyValue
 
 _U64 = (1 << 64) - 1
-NOSPACE = 1  # AlarmType
+NOSPACE, CORRUPT = 1, 2  # AlarmType
 RECORD_OVERHEAD_BYTES = 400  # a Record, its KeyValue and their small integers in CPython, about
 
 
@@ -130,7 +130,10 @@ class Store:
 
     def apply(self, request: wire.Request) -> bytes:
         """Executes one command; returns the response message or raises a client's error."""
-        if any(alarm == NOSPACE for _, alarm in self.alarms) and txn.grows(request):
+        raised = {alarm for _, alarm in self.alarms}
+        if CORRUPT in raised and not isinstance(request, wire.AlarmRequest | wire.LeaseCheckpointRequest):
+            raise errors.from_code(Code.CLUSTER_CORRUPT)
+        if NOSPACE in raised and txn.grows(request):
             raise errors.from_code(Code.NO_SPACE)
         match request:
             case PutRequest():
@@ -141,7 +144,7 @@ class Store:
                 write.commit()
                 return self.header() + body
             case TxnRequest():
-                return self._txn_alone(request)
+                return self.txn(request)
             case wire.CompactionRequest():
                 return self._compact(request)
             case wire.LeaseGrantRequest():
@@ -169,7 +172,8 @@ class Store:
         write.commit()
         return self.header() + body
 
-    def _txn_alone(self, request: TxnRequest) -> bytes:
+    def txn(self, request: TxnRequest) -> bytes:
+        """Also one that only reads, which no alarm forbids and no log holds."""
         plan = txn.plan(self, request)
         txn.check(self, plan)
         write = Write(self)

@@ -8,7 +8,9 @@ between two runs, so replay goes without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import pairwise
 
 from fastkv import engine, errors
 from fastkv.errors import Code
@@ -94,37 +96,106 @@ def check_txn(txn: TxnRequest, ops_max: int | None) -> None:
                 raise errors.from_code(Code.KEY_NOT_FOUND)
 
 
-_Interval = tuple[bytes, bytes]
+class Intervals:
+    """Intervals [start, end) of keys, kept as their union: ascending and apart."""
+
+    def __init__(self) -> None:
+        self._starts: list[bytes] = []
+        self._ends: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return zip(self._starts, self._ends, strict=True)
+
+    def __contains__(self, key: bytes) -> bool:
+        at = bisect_right(self._starts, key)
+        return at > 0 and key < self._ends[at - 1]
+
+    def add(self, start: bytes, end: bytes) -> None:
+        if start >= end:
+            return  # no key lies in it
+        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
+        if first < last:
+            start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+        self._starts[first:last] = [start]
+        self._ends[first:last] = [end]
+
+    def overlap(self, keys: list[bytes]) -> bool:
+        """Whether one of the ascending keys lies in one of them."""
+        if len(keys) <= len(self):
+            return any(key in self for key in keys)
+        return any((at := bisect_left(keys, start)) < len(keys) and keys[at] < end for start, end in self)
 
 
-def check_intervals(operations: Sequence[Operation | None]) -> tuple[set[bytes], list[_Interval]]:
+class Touched:
     """
-    The keys put and the intervals deleted by one branch; DUPLICATE_KEY if a key is put twice or put and deleted.
+    The keys put (ascending) and the intervals deleted by one branch.
+
+    `take` moves the smaller side into the larger one, and `overlaps` looks the smaller one up: whatever is nested in
+    what, a key is moved a few times only.
+    """
+
+    def __init__(self) -> None:
+        self.puts: list[bytes] = []
+        self.deletes = Intervals()
+
+    def overlaps(self, puts: list[bytes]) -> bool:
+        """Whether one of the ascending keys is put or deleted here."""
+        few, many = sorted((puts, self.puts), key=len)
+        return self.deletes.overlap(puts) or any(
+            (at := bisect_left(many, key)) < len(many) and many[at] == key for key in few
+        )
+
+    def take(self, other: Touched) -> None:
+        few, self.puts = sorted((other.puts, self.puts), key=len)
+        if _is_much_smaller(few, self.puts):
+            for key in few:
+                insort(self.puts, key)
+        else:
+            self.puts = sorted(few + self.puts)
+        fewer, self.deletes = sorted((other.deletes, self.deletes), key=len)
+        added: Iterable[tuple[bytes, bytes]] = fewer
+        if not _is_much_smaller(fewer, self.deletes):
+            added, self.deletes = sorted([*fewer, *self.deletes]), Intervals()
+        for interval in added:
+            self.deletes.add(*interval)
+
+
+def _is_much_smaller(few: Sized, many: Sized) -> bool:
+    """Whether it is cheaper to insert one by one, each time moving what is behind, than to sort anew."""
+    return len(few) * 16 < len(many)
+
+
+def check_intervals(operations: Sequence[Operation | None]) -> Touched:
+    """
+    What one branch puts and deletes; DUPLICATE_KEY if a key is put twice or put and deleted.
 
     etcd's rule to the letter: intervals are compared by their raw range_end, so that one that ends at "\\0" (everything
     from a key on) overlaps nothing; a nested txn's deletes do not count against the puts of an earlier sibling.
     """
-    puts: set[bytes] = set()
-    deletes = [
+    touched = Touched()
+    for start, end in sorted(
         (operation.key, operation.range_end or operation.key + b"\0")
         for operation in operations
         if isinstance(operation, DeleteRangeRequest)
-    ]
+    ):
+        touched.deletes.add(start, end)
     for operation in operations:
         if isinstance(operation, TxnRequest):
-            then_puts, then_deletes = check_intervals(operation.success)
-            else_puts, else_deletes = check_intervals(operation.failure)
-            _add_puts(puts, then_puts, deletes)
-            _add_puts(puts, else_puts - then_puts, deletes)  # only one of the two branches runs
-            deletes += then_deletes + else_deletes
-    for operation in operations:
-        if isinstance(operation, PutRequest):
-            _add_puts(puts, {operation.key}, deletes)
-    return puts, deletes
+            branches = check_intervals(operation.success)
+            branches.take(check_intervals(operation.failure))  # only one runs: both may put the same key
+            _add(touched, branches)
+    own = Touched()
+    own.puts = sorted(operation.key for operation in operations if isinstance(operation, PutRequest))
+    if any(key == following for key, following in pairwise(own.puts)):
+        raise errors.from_code(Code.DUPLICATE_KEY)
+    _add(touched, own)
+    return touched
 
 
-def _add_puts(puts: set[bytes], keys: set[bytes], deletes: list[_Interval]) -> None:
-    for key in keys:
-        if key in puts or any(start <= key < end for start, end in deletes):
-            raise errors.from_code(Code.DUPLICATE_KEY)
-    puts |= keys
+def _add(touched: Touched, following: Touched) -> None:
+    if touched.overlaps(following.puts):
+        raise errors.from_code(Code.DUPLICATE_KEY)
+    touched.take(following)

@@ -282,11 +282,23 @@ class TxnRequest:
 Operation = RangeRequest | PutRequest | DeleteRangeRequest | TxnRequest
 
 
-def _operation(data: bytes, depth: int) -> Operation | None:
+def _member(data: bytes) -> tuple[int, bytes]:
+    """Which member a RequestOp has (0: none), and its message."""
     number, body = 0, b""
     for tag, value in read_fields(data):
         if isinstance(value, bytes) and RANGE_OP <= tag >> 3 <= TXN_OP:
             number, body = tag >> 3, value
+    return number, body
+
+
+def only_reads(txn: bytes) -> bool:
+    """Whether every operation of the TxnRequest is a range; what is inside them is not looked at."""
+    operations = [value for tag, value in read_fields(txn) if isinstance(value, bytes) and tag >> 3 in (2, 3)]
+    return {_member(operation)[0] for operation in operations} <= {RANGE_OP}
+
+
+def _operation(data: bytes, depth: int) -> Operation | None:
+    number, body = _member(data)
     match number:
         case 1:
             return RangeRequest.decode(body)
