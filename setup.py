@@ -1,5 +1,7 @@
 """
-Builds fastkv._core: one extension module from src/fastkv/_core.pyx and every .cc of the core's layers.
+Builds the extension modules: fastkv._core from src/fastkv/_core.pyx and every .cc of the core's layers, and
+fastkv._front from _front.pyx, cpp/front and the layers that it needs. The second one needs nghttp2, asio and OpenSSL:
+where their headers are missing the build says which and leaves it out, and `fastkv serve` uses grpcio.
 
 Everything else about the package stands in pyproject.toml. What setuptools does not do by itself:
 * the .cc files are compiled side by side, and one is compiled again only if it, a header it includes (the compiler's
@@ -18,7 +20,9 @@ import hashlib
 import os
 import re
 import shlex
+import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +31,15 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LAYERS = ("base", "proto", "mvcc", "log", "watch", "db")
+# The state lives in _core: nothing of the store is linked a second time.
+FRONT_LAYERS = ("proto", "front")
+# A header of each library that the front end needs -> the Debian package that has it.
+FRONT_HEADERS = {
+    "nghttp2/nghttp2.h": "libnghttp2-dev",
+    "asio/io_context.hpp": "libasio-dev",
+    "openssl/ssl.h": "libssl-dev",
+}
+FRONT_LIBRARIES = ["nghttp2", "ssl", "crypto"]
 COMPILE_FLAGS = [
     "-std=c++20",
     "-O3",
@@ -55,9 +68,22 @@ GENERATED_FLAGS = [
 ]  # Cython's C++
 
 
-def sources() -> list[str]:
-    """The core's translation units, relative to the root (setuptools wants relative paths), in a fixed order."""
-    return [str(path.relative_to(ROOT)) for layer in LAYERS for path in sorted((ROOT / "cpp" / layer).glob("*.cc"))]
+def sources(layers: tuple[str, ...]) -> list[str]:
+    """Their translation units, relative to the root (setuptools wants relative paths), in a fixed order."""
+    return [str(path.relative_to(ROOT)) for layer in layers for path in sorted((ROOT / "cpp" / layer).glob("*.cc"))]
+
+
+def missing_for_front() -> list[str]:
+    """Which packages of FRONT_HEADERS the compiler does not find."""
+    compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
+    flags = shlex.split(os.environ.get("CPPFLAGS", "") + " " + os.environ.get("CXXFLAGS", ""))
+    missing = []
+    for header, package in FRONT_HEADERS.items():
+        program = f"#include <{header}>\n"
+        command = [*compiler, "-std=c++20", "-DASIO_STANDALONE", *flags, "-x", "c++", "-E", "-o", os.devnull, "-"]
+        if subprocess.run(command, input=program, text=True, stderr=subprocess.DEVNULL).returncode:
+            missing.append(f"{package} ({header})")
+    return missing
 
 
 def sanitizer_flags() -> list[str]:
@@ -129,13 +155,27 @@ def extensions() -> list[Extension]:
 
     core = Extension(
         "fastkv._core",
-        ["src/fastkv/_core.pyx", *sources()],
+        ["src/fastkv/_core.pyx", *sources(LAYERS)],
         include_dirs=["cpp"],
         extra_compile_args=[*COMPILE_FLAGS, *sanitizer_flags()],
         extra_link_args=["-pthread", *sanitizer_flags()],
         language="c++",
     )
-    return cythonize([core], build_dir="build/cython", include_path=["src"], language_level=3)
+    modules = [core]
+    if missing := missing_for_front():
+        print(f"fastkv: the native front end is left out, for want of {', '.join(missing)}", file=sys.stderr)
+    else:
+        modules.append(
+            Extension(
+                "fastkv._front",
+                ["src/fastkv/_front.pyx", *sources(FRONT_LAYERS)],
+                include_dirs=["cpp"],
+                extra_compile_args=[*COMPILE_FLAGS, *sanitizer_flags()],
+                extra_link_args=["-pthread", *(f"-l{name}" for name in FRONT_LIBRARIES), *sanitizer_flags()],
+                language="c++",
+            )
+        )
+    return cythonize(modules, build_dir="build/cython", include_path=["src"], language_level=3)
 
 
 os.chdir(ROOT)

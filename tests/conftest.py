@@ -30,6 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "etcd: compares with a real etcd (FASTKV_ETCD37, or `etcd` on PATH)")
     config.addinivalue_line("markers", "node: starts `fastkv serve`")
     config.addinivalue_line("markers", "random: takes seeds; a failure prints the command that replays it")
+    config.addinivalue_line("markers", "huge: needs some 10 GiB of memory and minutes; only with -m huge (make huge)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "huge" in config.option.markexpr:
+        return
+    huge = [item for item in items if item.get_closest_marker("huge")]
+    config.hook.pytest_deselected(items=huge)
+    items[:] = [item for item in items if item not in huge]
 
 
 @pytest.fixture(params=ENGINES)
@@ -62,7 +71,7 @@ def engine(open_engine: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def warm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """warm_servers("node") or warm_servers("etcd-3.7.3"): a ready server with an empty store; the taker stops it."""
+    """warm_servers("node-native") or ("etcd-3.7.3"): a ready server with an empty store; the taker stops it."""
     from support.processes import Etcd, FastkvNode, Warm, etcd_binaries
 
     pools: dict[str, Warm] = {}
@@ -70,8 +79,9 @@ def warm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     def take(name: str) -> Any:
         if name not in pools:
             base = tmp_path_factory.mktemp(name)
-            if name == "node":
-                pools[name] = Warm(lambda number: FastkvNode(base / str(number), ("--unsafe-no-fsync",)))
+            if name.startswith("node-"):
+                flags = ("--unsafe-no-fsync", f"--front={name.removeprefix('node-')}")
+                pools[name] = Warm(lambda number: FastkvNode(base / str(number), flags))
             else:
                 [binary] = [item for item in etcd_binaries() if item.name == name]
                 pools[name] = Warm(lambda number: Etcd(binary, base / str(number)))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that what only the operating system can provide is there: tools/system.sh build|test
 #
-# build: what `make setup` needs (a C++20 compiler, Python with headers and venv).
+# build: what `make setup` needs (a C++20 compiler, Python with headers and venv; nghttp2, asio and OpenSSL for the native
+#        front end, without which the build goes on).
 # test:  also what the C++ tests and fuzz targets need (cmake, GoogleTest, clang with libFuzzer).
 # What is missing is installed with apt-get as root or through a sudo that asks no password; otherwise the one line to
 # type is printed and the exit status is 1. Nothing is asked, nothing is installed that is already there.
@@ -10,6 +11,7 @@ set -euo pipefail
 group=${1:-build}
 python=${PYTHON:-python3}
 debian=() brew=()
+optional_debian=() optional_brew=()
 
 need() { # need DEBIAN-PACKAGES BREW-PACKAGES CHECK...
   local debian_packages=$1 brew_packages=$2
@@ -17,6 +19,12 @@ need() { # need DEBIAN-PACKAGES BREW-PACKAGES CHECK...
   if ! "$@" >/dev/null 2>&1; then
     # shellcheck disable=SC2206  # several names in one string are meant
     debian+=($debian_packages) brew+=($brew_packages)
+  fi
+}
+
+want() { # like need, for what the build can do without
+  if ! header "$3"; then
+    optional_debian+=("$1") optional_brew+=("$2")
   fi
 }
 
@@ -57,11 +65,14 @@ if command -v "$python" >/dev/null; then
 fi
 
 check() {
-  debian=() brew=()
+  debian=() brew=() optional_debian=() optional_brew=()
   need "python3" "python" command -v "$python"
   need "python3-dev" "python" python_headers
   need "python3-venv" "python" "$python" -c 'import ensurepip, venv'
   need "g++" "" sh -c 'command -v "${CXX:-c++}" || command -v g++'
+  want "libnghttp2-dev" "libnghttp2" nghttp2/nghttp2.h
+  want "libasio-dev" "asio" asio/io_context.hpp
+  want "libssl-dev" "openssl@3" openssl/ssl.h
   if [ "$group" = test ]; then
     need "cmake" "cmake" command -v cmake
     need "make" "make" command -v make
@@ -70,20 +81,31 @@ check() {
   fi
 }
 
+install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+
 check
-[ ${#debian[@]} -eq 0 ] && exit 0
+[ $((${#debian[@]} + ${#optional_debian[@]})) -eq 0 ] && exit 0
 
 if command -v apt-get >/dev/null; then
   if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then
-    echo "installing ${debian[*]}"
-    as_root apt-get update -qq
+    echo "installing ${debian[*]:-} ${optional_debian[*]:-}"
+    as_root apt-get update -qq || [ ${#debian[@]} -eq 0 ]
     check # clang's version is known only now
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${debian[@]}" >/dev/null
+    [ ${#debian[@]} -eq 0 ] || install "${debian[@]}"
+    [ ${#optional_debian[@]} -eq 0 ] || install "${optional_debian[@]}" ||
+      echo "going on without the native front end: ${optional_debian[*]} could not be installed" >&2
     exit 0
   fi
+fi
+if [ ${#optional_debian[@]} -ne 0 ]; then
+  echo "going on without the native front end, for want of ${optional_debian[*]}" >&2
+fi
+[ ${#debian[@]} -eq 0 ] && exit 0
+
+if command -v apt-get >/dev/null; then
   echo "missing, type:  sudo apt-get install --no-install-recommends ${debian[*]}" >&2
 elif command -v brew >/dev/null; then
-  echo "missing, type:  brew install ${brew[*]:-} (and for a compiler: xcode-select --install)" >&2
+  echo "missing, type:  brew install ${brew[*]:-} ${optional_brew[*]:-} (and for a compiler: xcode-select --install)" >&2
 else
   echo "missing (Debian's names): ${debian[*]}" >&2
 fi

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.etcdctl import Etcdctl
+from support.fronts import NODES
 from support.processes import etcd_binaries
 
 BINARIES = etcd_binaries()
@@ -108,10 +109,17 @@ STORIES: dict[str, list[Step]] = {
 }
 
 
+@pytest.fixture(params=NODES)
+def node(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(params=PARAMS)
-def pair(request: pytest.FixtureRequest, warm_servers: Callable[[str], Any]) -> Iterator[tuple[Etcdctl, Etcdctl]]:
+def pair(
+    request: pytest.FixtureRequest, node: str, warm_servers: Callable[[str], Any]
+) -> Iterator[tuple[Etcdctl, Etcdctl]]:
     """(on fastkv, on etcd), both empty."""
-    servers = [warm_servers("node"), warm_servers(BINARIES[0].name)]
+    servers = [warm_servers(node), warm_servers(BINARIES[0].name)]
     try:
         ours, etcd = (Etcdctl(request.param, server) for server in servers)
         yield ours, etcd

@@ -52,6 +52,17 @@ def build(preset: str, programs: tuple[str, ...]) -> Path:
     return ROOT / "build" / "cpp" / preset
 
 
+def program(directory: Path, name: str) -> str:
+    """The built program; those of the front end are left out where its libraries are missing."""
+    path = directory / name
+    if not path.exists() and name.startswith(("front_", "grpc_")):
+        message = "built without the native front end: nghttp2, asio or OpenSSL is missing (tools/system.sh build)"
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    return str(path)
+
+
 @pytest.fixture(scope="session")
 def test_programs() -> Path:
     return build("tests", ("cmake", "make"))
@@ -65,7 +76,7 @@ def fuzz_programs() -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", TESTS)
 def test_core_unit_tests_pass(name: str, test_programs: Path) -> None:
-    output = run([str(test_programs / name), "--gtest_brief=1"], timeout_s=240)
+    output = run([program(test_programs, name), "--gtest_brief=1"], timeout_s=240)
     assert "[  PASSED  ]" in output and "[  PASSED  ] 0 tests" not in output, output
 
 
@@ -76,6 +87,6 @@ def test_decoder_survives_hostile_bytes(name: str, fuzz_programs: Path, tmp_path
     longer.
     """
     flags = [f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"]
-    output = run([str(fuzz_programs / name), *flags, f"-artifact_prefix={tmp_path}/"], timeout_s=60 + FUZZ_SECONDS)
+    output = run([program(fuzz_programs, name), *flags, f"-artifact_prefix={tmp_path}/"], timeout_s=60 + FUZZ_SECONDS)
     executed = next(line for line in output.splitlines() if "number_of_executed_units" in line)
     assert int(executed.split()[-1]) > 100, output

@@ -9,24 +9,32 @@ from pathlib import Path
 import pytest
 
 from node.harness import NodeProcess
+from support.fronts import FRONTS
 
 StartNode = Callable[..., NodeProcess]
 
 
+@pytest.fixture(scope="module", params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    process = NodeProcess(tmp_path_factory.mktemp("node") / "data")
+def node(front: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    process = NodeProcess(tmp_path_factory.mktemp("node") / "data", f"--front={front}")
     yield process
     assert process.end() == 0
 
 
 @pytest.fixture
-def start_node(tmp_path: Path) -> Iterator[StartNode]:
-    """start_node(*flags, data_dir=...): a node that is killed behind the test if the test did not end it."""
+def start_node(front: str, tmp_path: Path) -> Iterator[StartNode]:
+    """start_node(*flags, data_dir=..., program=...): a node that is killed behind the test if it has not ended."""
     started: list[NodeProcess] = []
 
-    def start(*flags: str, data_dir: Path = tmp_path / "data") -> NodeProcess:
-        started.append(NodeProcess(data_dir, *flags))
+    def start(*flags: str, data_dir: Path = tmp_path / "data", program: str = "") -> NodeProcess:
+        if program and front == "native":
+            pytest.skip("the native front end has no Python engine that could be made to fail")
+        started.append(NodeProcess(data_dir, f"--front={front}", *flags, program=program))
         return started[-1]
 
     yield start

@@ -64,25 +64,34 @@ def run_cli(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
 
 
 class NodeProcess:
-    """`fastkv serve` on a port that the kernel chose."""
+    """
+    `fastkv serve` on a port that the kernel chose. program: Python that runs first, with the Python engine, to make
+    something fail or hang.
+    """
 
-    def __init__(self, data_dir: Path, *flags: str) -> None:
+    def __init__(self, data_dir: Path, *flags: str, program: str = "") -> None:
         self.data_dir = data_dir
         self.lines: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._ended = False
         urls = ("--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:2379")
+        arguments = command("serve", f"--data-dir={data_dir}", *urls, *flags)
+        if program:
+            arguments[1:3] = ["-c", f"{program}\nfrom fastkv.cli.main import main\nmain()"]
         self.process = subprocess.Popen(
-            command("serve", f"--data-dir={data_dir}", *urls, *flags),
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=environment(**({"FASTKV_ENGINE": "python"} if program else {})),
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         self.wait_log("ready to serve client requests")
+        running = self.wait_log("starting an etcd server")["front"]
+        for flag in flags:
+            assert not flag.startswith("--front=") or flag == f"--front={running}", f"{running} runs, not {flag}"
         self.address: str = self.wait_log("serving client traffic insecurely; this is strongly discouraged!")["address"]
         self.channel = grpc.insecure_channel(
             self.address,

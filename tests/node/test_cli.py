@@ -10,7 +10,7 @@ import pytest
 
 from fastkv import engine
 from fastkv.rpc.wire import bytes_field, int_field
-from node.harness import environment, run_cli
+from node.harness import DEADLINE_S, environment, run_cli
 
 
 @pytest.fixture
@@ -84,6 +84,18 @@ def test_dump_shows_log_and_keys(directory: Path) -> None:
         assert text in ran.stdout, text
 
 
+def test_dump_prints_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07 \x9b31m \x7f \u202e"
+    store = engine.load()(str(tmp_path / "data"))
+    store.write_meta(evil.encode())
+    store.put(evil.encode(), evil.encode())
+    store.close()
+    ran = run_cli("dump", str(tmp_path / "data"))
+    assert ran.returncode == 0
+    assert [character for character in ran.stdout if not character.isprintable() and character != "\n"] == []
+    assert ran.stdout.count(r"\u001b]0;owned\u0007 \u009b31m \u007f \u202e") >= 4
+
+
 def test_dump_goes_on_up_to_the_damage(directory: Path) -> None:
     segment = first_segment(directory)
     data = bytearray(segment.read_bytes())
@@ -106,11 +118,15 @@ def test_the_command_tells_its_version_and_its_subcommands() -> None:
     assert wrong.returncode == 2 and "No such command" in wrong.stderr
 
 
+NO_PORT = ("--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://x:1")
+
+
 @pytest.mark.parametrize(
     ("missing", "arguments", "advice"),
     [
         ("click", ["--version"], 'pip install "fastkv[cli]"'),
-        ("grpc", ["serve", "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://x:1"], "[server"),
+        ("grpc", ["serve", "--front=grpcio", *NO_PORT], "[server"),
+        ("h11", ["serve", "--front=native", *NO_PORT], "[server"),
     ],
 )
 def test_a_missing_library_is_named_with_the_remedy(
@@ -126,6 +142,7 @@ def test_a_missing_library_is_named_with_the_remedy(
         text=True,
         env=environment(),
         cwd=tmp_path,
+        timeout=DEADLINE_S,
     )
     assert ran.returncode == 1
     assert advice in ran.stderr

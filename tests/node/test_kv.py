@@ -17,7 +17,7 @@ from node.harness import (
     revision_of,
 )
 
-INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED = 3, 5, 8, 11, 12
+INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL = 3, 5, 8, 11, 12, 13
 
 
 def put_request(key: bytes, value: bytes) -> bytes:
@@ -144,6 +144,25 @@ def test_range_stream_is_the_range_in_pieces(start_node) -> None:
     assert (revision_of(pieces[-1]), pieces[-1].number(4)) == (61, 60)
 
 
+def test_range_stream_believes_no_place_that_a_client_claims(node: NodeProcess) -> None:
+    """Fields 1000 and 1001 are the engine's own, between two chunks."""
+    node.put(b"claimed", b"v")
+    request = bytes_field(1, b"claimed") + bytes_field(2, b"claimee")
+    asked = range_stream(node, request)
+    claimed = range_stream(node, request + int_field(1000, 77) + int_field(1001, 99))
+    assert len(asked) == len(claimed) == 1
+    assert (revision_of(claimed[0]), claimed[0].number(4)) == (revision_of(asked[0]), 1)
+
+
+def test_a_message_far_above_the_limit_is_refused_by_grpcio_in_its_words(node: NodeProcess, front: str) -> None:
+    """What docs/compat.md says; up to there, and on the native front end, the text is etcd's."""
+    words = {"grpcio": "SERVER: Received message larger than max", "native": "grpc: received message larger than max"}
+    code, text, _ = node.call(KV, "Put", bytes_field(2, bytes(33 << 20)))
+    assert (code, text.startswith(words[front])) == (RESOURCE_EXHAUSTED, True), text
+    code, text, _ = node.call(KV, "Put", bytes_field(2, bytes(31 << 20)))
+    assert (code, text.startswith("grpc: received message larger than max")) == (RESOURCE_EXHAUSTED, True), text
+
+
 def test_range_stream_refuses_what_it_cannot_order(node: NodeProcess) -> None:
     for more, text in (
         (int_field(5, 2), "RangeStream does not support custom sort orders"),
@@ -171,7 +190,8 @@ def test_unknown_names_are_told_apart(node: NodeProcess) -> None:
 
 def test_bytes_that_are_no_message_are_refused(node: NodeProcess) -> None:
     for method in ("Range", "Put", "DeleteRange", "Txn", "Compact"):
-        assert node.call(KV, method, b"\x0a\xff").code == INVALID_ARGUMENT
+        code, text, _ = node.call(KV, method, b"\x0a\xff")
+        assert (code, text.startswith("grpc: error unmarshalling request: ")) == (INTERNAL, True), text
 
 
 def test_concurrent_puts_all_get_their_own_revision(node: NodeProcess) -> None:

@@ -128,6 +128,20 @@ def test_a_taken_port_and_a_foreign_directory_are_named(node: NodeProcess, tmp_p
     assert sorted(path.name for path in (tmp_path / "foreign").iterdir()) == ["notes.txt"]
 
 
+def test_what_stands_in_the_way_of_the_data_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    urls = ("--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:1")
+    for path, reason in ((tmp_path / "file", "a file has its name"), (tmp_path / "file" / "x", "a part of its path")):
+        ran = run_cli("serve", f"--data-dir={path}", *urls)
+        assert ran.returncode == 1 and reason in ran.stderr and str(path) in ran.stderr
+
+
+def test_a_taken_port_leaves_no_directory_behind(node: NodeProcess, tmp_path: Path) -> None:
+    taken = (f"--listen-client-urls=http://{node.address}", "--advertise-client-urls=http://127.0.0.1:1")
+    assert run_cli("serve", f"--data-dir={tmp_path / 'data'}", *taken).returncode == 1
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_data_directory_is_private(node: NodeProcess) -> None:
     assert stat.S_IMODE(os.stat(node.data_dir).st_mode) == 0o700
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastkv.engine import PUT, TXN
+from fastkv.python.wire import varint
 from fastkv.server.quota import Quota, cost
 from node.harness import (
     CLUSTER,
@@ -104,6 +105,10 @@ def test_alarms_are_raised_listed_kept_and_disarmed(start_node) -> None:
     assert node.http("GET", "/health").status == 503
     node.ok(MAINTENANCE, "Alarm", int_field(1, 2) + corrupt)
     assert node.ok(MAINTENANCE, "Alarm").all(2) == []
+    of_nobody = int_field(3, 2)  # as etcd's text of the message: a zero is left out
+    node.ok(MAINTENANCE, "Alarm", int_field(1, 1) + of_nobody)
+    assert node.ok(MAINTENANCE, "Status").all(8) == [b"alarm:CORRUPT"]
+    node.ok(MAINTENANCE, "Alarm", int_field(1, 2) + of_nobody)
     assert node.http("GET", "/health").status == 200
 
 
@@ -142,6 +147,27 @@ def test_costs_are_etcds() -> None:
     assert cost(TXN, message_field(2, message_field(2, put)) * 2 + message_field(3, message_field(2, put))) == 528
     assert cost(TXN, message_field(2, nested)) == 264
     assert cost(TXN, message_field(2, message_field(3, bytes_field(1, b"key")))) == 0
+
+
+def test_the_cost_of_a_hostile_txn_is_found_in_one_pass() -> None:
+    put = bytes_field(1, b"key") + bytes_field(2, b"value")
+
+    def nested(levels: int) -> bytes:
+        backwards = bytearray(reversed(message_field(2, message_field(2, put))))
+        for _ in range(levels):
+            for tag in (4 << 3 | 2, 2 << 3 | 2):
+                backwards += varint(len(backwards))[::-1]
+                backwards.append(tag)
+        backwards.reverse()
+        return bytes(backwards)
+
+    assert cost(TXN, nested(128)) == 264
+    for levels in (129, 1000, 300_000):  # the engine refuses them
+        assert cost(TXN, nested(levels)) == 0
+    assert cost(TXN, message_field(2, message_field(2, put) + message_field(1, b""))) == 0  # the last member counts
+    assert cost(TXN, message_field(2, message_field(2, put)) * 20_000) == 264 * 20_000
+    for malformed in (b"\x12", b"\x12\x05ab", b"\x13", b"\xff" * 11, message_field(2, b"\x12\x7f")):
+        assert cost(TXN, malformed) == 0 and cost(PUT, b"\x12\x05ab") == 0
 
 
 def test_the_quota_looks_at_the_store_now_and_then_and_near_the_limit() -> None:

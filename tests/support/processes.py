@@ -116,11 +116,15 @@ class Server:
                     raise AssertionError(f"{self.name} ended with status {self.process.returncode}\n{self.log_tail()}")
                 answer = client.call("Range", rpc.RangeRequest(key=b"ready"), timeout_s=0.5, wait=True)
                 if answer.code == 0:
+                    self.check()
                     return
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{self.name} not ready in {READY_TIMEOUT_S} s: {answer}\n{self.log_tail()}")
         finally:
             client.close()
+
+    def check(self) -> None:
+        """Fail unless it runs as it was asked to."""
 
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
@@ -182,6 +186,12 @@ class FastkvNode(Server):
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *self.flags,
         ]
+
+    def check(self) -> None:
+        for flag in self.flags:
+            if flag.startswith("--front="):
+                running = f'"front":"{flag.removeprefix("--front=")}"'
+                assert running in self.log_path.read_text(errors="replace"), f"not {running}\n{self.log_tail()}"
 
     def environment(self) -> dict[str, str]:
         paths = [str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from fastkv.errors import GrpcCode
 from fastkv.rpc.calls import Context
-from fastkv.rpc.status import RpcError
+from fastkv.rpc.status import RpcError, malformed
 from fastkv.rpc.wire import Message, int_field, message_field
 from fastkv.server.node import Node
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 
+def _service(request: bytes, is_stream: bool) -> str:
+    try:
+        return Message(request).data(1).decode()
+    except UnicodeDecodeError:
+        raise malformed(is_stream, "string field contains invalid UTF-8") from None
+
+
 async def check(node: Node, request: bytes) -> bytes:
-    if Message(request).data(1):
+    if _service(request, is_stream=False):
         raise RpcError(GrpcCode.NOT_FOUND, "unknown service")
     return int_field(1, NOT_SERVING if node.stopping.is_set() else SERVING)
 
@@ -23,7 +30,7 @@ async def list_(node: Node, request: bytes) -> bytes:
 
 
 async def watch(node: Node, request: bytes, context: Context) -> None:
-    known = not Message(request).data(1)
+    known = not _service(request, is_stream=True)
     await context.write(int_field(1, SERVING if known else SERVICE_UNKNOWN))
     await node.stopping.wait()
     if known:

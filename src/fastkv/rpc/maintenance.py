@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastkv.engine import ALARM
 from fastkv.rpc.wire import Message, bytes_field, int_field, message_field
 from fastkv.server.node import ALARM_NAMES, Node
@@ -16,7 +14,10 @@ async def status(node: Node, request: bytes) -> bytes:
     in_use_bytes = stats["memory_bytes"]
     # etcdctl divides by dbSize and shows dbSizeInUse as a part of it.
     size_bytes = max(stats["log_bytes"] + stats["checkpoint_bytes"], in_use_bytes, 1)
-    raised = [f"memberID:{member} alarm:{ALARM_NAMES.get(alarm, alarm)}" for member, alarm in sorted(node.alarms)]
+    raised = [
+        (f"memberID:{member} " if member else "") + f"alarm:{ALARM_NAMES.get(alarm, alarm)}"
+        for member, alarm in sorted(node.alarms)
+    ]
     return b"".join(
         (
             message_field(1, node.header()),
@@ -47,13 +48,13 @@ async def defragment(node: Node, request: bytes) -> bytes:
 
 async def hash_(node: Node, request: bytes) -> bytes:
     Message(request)
-    value = await asyncio.to_thread(node.engine.hash)
+    value = await node.work(node.engine.hash)
     return message_field(1, node.header()) + int_field(2, value)
 
 
 async def hash_kv(node: Node, request: bytes) -> bytes:
     revision = Message(request).number(1)
-    value, compact_revision, hash_revision = await asyncio.to_thread(node.engine.hash_kv, revision)
+    value, compact_revision, hash_revision = await node.work(node.engine.hash_kv, revision)
     hashes = int_field(2, value) + int_field(3, compact_revision) + int_field(4, hash_revision)
     return message_field(1, node.header()) + hashes
 

@@ -1,56 +1,83 @@
 """
-Which method is answered by which function.
+The grpcio front end's side of a call: our functions as its handlers, our errors as its status.
 
-A method of etcd's API that is not there yet, an unknown method and an unknown service each get their own
-UNIMPLEMENTED text; the last two are those of a Go server, which clients match.
+An unknown method and an unknown service each get their own UNIMPLEMENTED text, those of a Go server, which clients
+match.
 """
 
 from __future__ import annotations
 
-import grpc
+from typing import NoReturn
 
-from fastkv.rpc import cluster, health, kv, lease, maintenance, watch
-from fastkv.rpc.calls import bidirectional_handler, refusing_handler, server_streaming_handler, unary_handler
-from fastkv.rpc.status import absent_method, unknown_method, unknown_service
+import grpc
+from grpc.aio import EOF, ServicerContext
+
+from fastkv.errors import Error
+from fastkv.rpc.calls import Bidirectional, ServerStreaming, Unary, answer, check_size
+from fastkv.rpc.methods import ABSENT, BIDIRECTIONAL, SERVER_STREAMING, UNARY
+from fastkv.rpc.status import absent_method, as_seen, unknown_method, unknown_service
 from fastkv.server.node import Node
 
 Handler = grpc.RpcMethodHandler
+STATUS: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
-UNARY = {
-    "etcdserverpb.KV": kv.UNARY,
-    "etcdserverpb.Lease": lease.UNARY,
-    "etcdserverpb.Cluster": cluster.UNARY,
-    "etcdserverpb.Maintenance": maintenance.UNARY,
-    "grpc.health.v1.Health": health.UNARY,
-}
-SERVER_STREAMING = {"etcdserverpb.KV": kv.SERVER_STREAMING, "grpc.health.v1.Health": health.SERVER_STREAMING}
-BIDIRECTIONAL = {"etcdserverpb.Lease": lease.BIDIRECTIONAL, "etcdserverpb.Watch": watch.BIDIRECTIONAL}
-AUTH = (
-    "AuthEnable",
-    "AuthDisable",
-    "AuthStatus",
-    "Authenticate",
-    "UserAdd",
-    "UserGet",
-    "UserList",
-    "UserDelete",
-    "UserChangePassword",
-    "UserGrantRole",
-    "UserRevokeRole",
-    "RoleAdd",
-    "RoleGet",
-    "RoleList",
-    "RoleDelete",
-    "RoleGrantPermission",
-    "RoleRevokePermission",
-)
-ABSENT = {
-    "etcdserverpb.Cluster": cluster.ABSENT,
-    "etcdserverpb.Maintenance": maintenance.ABSENT,
-    "etcdserverpb.Auth": AUTH,
-    "v3lockpb.Lock": ("Lock", "Unlock"),
-    "v3electionpb.Election": ("Campaign", "Proclaim", "Leader", "Observe", "Resign"),
-}
+
+class GrpcioContext:
+    """calls.Context over grpcio's."""
+
+    def __init__(self, context: ServicerContext) -> None:
+        self._context = context
+        self.write = context.write
+
+    async def read(self) -> bytes | None:
+        message = await self._context.read()
+        return None if message is EOF else message
+
+
+async def abort(context: ServicerContext, error: Error, is_stream: bool = True) -> NoReturn:
+    """End the call with the error's code and exact text."""
+    seen = as_seen(error, is_stream)
+    await context.abort(STATUS[seen.code], str(seen))
+    raise AssertionError("abort returned")
+
+
+def unary_handler(node: Node, name: str, function: Unary) -> Handler:
+    async def call(request: bytes, context: ServicerContext) -> bytes:
+        try:
+            return await answer(node, name, function, request)
+        except Error as error:
+            await abort(context, error, is_stream=False)
+
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+def server_streaming_handler(node: Node, function: ServerStreaming) -> Handler:
+    async def call(request: bytes, context: ServicerContext) -> None:
+        try:
+            await function(node, check_size(node, request), GrpcioContext(context))
+        except Error as error:
+            await abort(context, error)
+
+    return grpc.unary_stream_rpc_method_handler(call)
+
+
+def bidirectional_handler(node: Node, function: Bidirectional) -> Handler:
+    async def call(_: object, context: ServicerContext) -> None:
+        try:
+            await function(node, GrpcioContext(context))
+        except Error as error:
+            await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+def refusing_handler(error: Error) -> Handler:
+    """Answers any call, whatever its shape, with the error."""
+
+    async def call(_: object, context: ServicerContext) -> None:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(call)
 
 
 class Services(grpc.GenericRpcHandler):

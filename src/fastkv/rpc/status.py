@@ -7,14 +7,7 @@ api/v3rpc/rpctypes).
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-import grpc
-from grpc.aio import ServicerContext
-
-from fastkv.errors import Error, GrpcCode
-
-STATUS: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+from fastkv.errors import Code, Error, GrpcCode
 
 
 class RpcError(Error):
@@ -31,6 +24,16 @@ def stopped() -> RpcError:
 
 def timed_out() -> RpcError:
     return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out")
+
+
+def too_many_requests() -> RpcError:
+    return RpcError(GrpcCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+
+
+def malformed(is_stream: bool, reason: str = "proto: cannot parse invalid wire-format data") -> RpcError:
+    """A request that is no message of its type, in grpc-go's words."""
+    what = "failed to unmarshal the received message" if is_stream else "error unmarshalling request"
+    return RpcError(GrpcCode.INTERNAL, f"grpc: {what}: {reason}")
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> RpcError:
@@ -50,7 +53,6 @@ def absent_method(service: str, method: str) -> RpcError:
     return RpcError(GrpcCode.UNIMPLEMENTED, f"fastkv: {service}/{method} is not there yet")
 
 
-async def abort(context: ServicerContext, error: Error) -> NoReturn:
-    """End the call with the error's code and exact text."""
-    await context.abort(STATUS[error.code], str(error))
-    raise AssertionError("abort returned")
+def as_seen(error: Error, is_stream: bool) -> Error:
+    """The error in the words that a client gets to see."""
+    return malformed(is_stream) if error.number == Code.MALFORMED else error

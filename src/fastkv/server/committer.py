@@ -19,7 +19,7 @@ import threading
 import time
 from asyncio import Future
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fastkv.engine import Engine
 from fastkv.errors import Error
@@ -44,6 +44,21 @@ class Outcome(NamedTuple):
     took_s: float
 
 
+class Writes(Protocol):
+    """The way of a node's own proposals: the Committer below, or the native front end's."""
+
+    @property
+    def waiting(self) -> int:
+        """Proposals that no batch has taken yet."""
+
+    def start(self) -> None: ...
+    def submit(self, proposal: Proposal) -> bool:
+        """False if the committer has been stopped."""
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Commit what has been submitted, then end; False if that takes longer than timeout_s."""
+
+
 class Committer:
     """Owns the thread. on_outcome and on_end are called in it."""
 
@@ -59,6 +74,11 @@ class Committer:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Proposals that no batch has taken yet."""
+        return len(self._waiting)
+
     def submit(self, proposal: Proposal) -> bool:
         """False if the committer has been stopped."""
         with self._wake:
@@ -68,7 +88,7 @@ class Committer:
             self._wake.notify()
         return True
 
-    def stop(self, timeout_s: float) -> bool:
+    def stop(self, timeout_s: float | None = None) -> bool:
         """Commit what has been submitted, then end the thread; False if that takes longer than timeout_s."""
         with self._wake:
             self._stopping = True

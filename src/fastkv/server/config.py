@@ -20,6 +20,7 @@ from fastkv.server.flags import FLAGS, GATES, LEGACY, Value, parse_bool, parse_v
 ELECTION_TIMEOUT_MAX_MS = 50_000
 QUOTA_DEFAULT_BYTES = 2 << 30
 PROGRESS_INTERVAL_MIN_S = 0.1
+IO_THREADS_MAX = 64
 LOG_LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
 SHADOWED = (
     "conflicting environment variable is shadowed by corresponding command-line flag "
@@ -66,6 +67,8 @@ class Config(NamedTuple):
     warning_request_s: float
     warning_apply_s: float
     fsync: bool
+    front: str
+    io_threads: int
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
@@ -224,6 +227,8 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         warning_request_s=seconds("warning-unary-request-duration"),
         warning_apply_s=seconds("warning-apply-duration"),
         fsync=not on("unsafe-no-fsync"),
+        front=text("front"),
+        io_threads=min(max(1, number("io-threads")), IO_THREADS_MAX),
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),

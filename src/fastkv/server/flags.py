@@ -183,6 +183,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("force-new-cluster", "bool", "false", "Become a cluster of one.", note="this is a cluster of one"),
         Flag("unsafe-no-fsync", "bool", "false", "Writes survive the process, not the machine."),
     ),
+    "fastkv": (
+        Flag("front", "native|grpcio", "native", "What speaks HTTP/2: native (C++) or grpcio (slow, needs no build)."),
+        Flag("io-threads", "uint", "1", "Threads that serve connections (native)."),
+    ),
     "Other": (
         Flag("config-file", "str", "", "A file instead of flags.", absent="a configuration file"),
         Flag("version", "bool", "false", "Print the version and exit."),

@@ -3,6 +3,9 @@ From a Config to a running member and back: the order of start and end, signals,
 
     bind ports -> open engine -> start node -> serve -> (signal | failure) -> stop serving -> close engine
 
+Between the signal and the end of the process lie less than 2 s, whatever is under way: a list of a whole keyspace or a
+slow disk is not waited for, because the log already holds every acknowledged write.
+
 Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or the store failed, 2 for flags that cannot be read
 (cli).
 """
@@ -14,17 +17,20 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 
 from fastkv.errors import Error
 from fastkv.server.config import Config, ConfigError
-from fastkv.server.front import Front, address_of, bind
+from fastkv.server.fronts import OpenNode
+from fastkv.server.listeners import address_of, bind
 from fastkv.server.log import Log
-from fastkv.server.node import Node
 from fastkv.server.version import API_VERSION
 
+STOP_S = 1.8
 
-def run(config: Config, log: Log, arguments: Sequence[str]) -> int:
+
+def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode) -> int:
     """Serve until a signal comes; the exit code."""
     for message, fields in config.notes:
         log.at("warn", message, **fields)
@@ -33,36 +39,60 @@ def run(config: Config, log: Log, arguments: Sequence[str]) -> int:
     log.info("Initialize and start etcd server", data_dir=config.data_dir, dir_type="member" if existed else "empty")
     log.info("configuring client listeners", listen_client_urls=list(config.listen_client_urls))
     try:
-        os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
-    except OSError as reason:
-        log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=reason.strerror or str(reason))
-        return 1
-    try:
         listeners = bind(config)
     except OSError as reason:
         log.fatal("the client port cannot be opened", error=reason.strerror or str(reason))
         return 1
     try:
-        return asyncio.run(_serve(config, log, listeners))
+        if why_not := _make_directory(config.data_dir):
+            log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=why_not)
+            return 1
+        code, ended = asyncio.run(_serve(config, log, listeners, open_node))
     except ConfigError as reason:
         log.at(reason.level, str(reason), **reason.fields)
+        return 1
     except Error as reason:
         log.fatal("the data directory cannot be opened", data_dir=config.data_dir, error=str(reason))
+        return 1
     except ImportError as reason:
         log.fatal("no engine", error=str(reason))
+        return 1
     finally:
         for listener in listeners:
             listener.close()
-    return 1
+    if not ended:
+        _leave(log, code)
+    return code
 
 
-async def _serve(config: Config, log: Log, listeners: list[socket.socket]) -> int:
+def _leave(log: Log, code: int) -> None:
+    """End the process under its threads: Python would wait for them, and take the store down while they use it."""
+    log.warn("the process ends under a read or a disk that takes long; the log holds every acknowledged write")
+    os._exit(code)
+
+
+def _make_directory(path: str) -> str:
+    """Why there is none, empty if there is one."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except FileExistsError:
+        return "a file has its name"
+    except NotADirectoryError:
+        return "a part of its path is a file"
+    except OSError as reason:
+        return (reason.strerror or str(reason)).lower()
+    return ""
+
+
+async def _serve(config: Config, log: Log, listeners: list[socket.socket], open_node: OpenNode) -> tuple[int, bool]:
+    """(exit code, whether everything has ended)."""
     loop = asyncio.get_running_loop()
-    node = Node(config, log)
+    node, front = open_node(config, log, listeners)
     log.info(
         "starting an etcd server",
         etcd_version=API_VERSION,
         engine=node.engine.name,
+        front=front.name,
         name=config.name,
         data_dir=config.data_dir,
         max_request_bytes=config.max_request_bytes,
@@ -84,10 +114,13 @@ async def _serve(config: Config, log: Log, listeners: list[socket.socket]) -> in
     def on_signal(number: signal.Signals) -> None:
         log.info("received signal; shutting down", signal=number.name)
         node.stopping.set()
+        # Closing is bounded step by step; whatever step is not, the process is.
+        bound = threading.Timer(STOP_S, lambda: _leave(log, 1 if node.failed else 0))
+        bound.daemon = True
+        bound.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    front = Front(node, listeners)
     try:
         await node.start()
         await front.serve()
@@ -103,9 +136,13 @@ async def _serve(config: Config, log: Log, listeners: list[socket.socket]) -> in
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
         await front.close()
-        await node.close()
+        try:
+            ended = await node.close()
+        except Error as reason:
+            ended = True
+            node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
-    return 1 if node.failed else 0
+    return (1 if node.failed else 0), ended
 
 
 def _notify_systemd() -> None:

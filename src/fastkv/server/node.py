@@ -10,7 +10,9 @@ Invariants:
 * An answer to a write is given only after `engine.commit` returned it: it is on disk and visible to every read.
 * A read needs no confirmation: the only member's revision covers every acknowledged write.
 * Deadlines of leases, alarms and watchers follow applied commands, also of callers that have gone.
-* A failed disk ends the node (`failed` is set); a full one refuses writes and goes on with reads.
+* A failed disk ends the node (`failed` is set); a full one refuses writes, goes on with reads, and takes writes again
+  when there is room.
+* `close` waits for nobody longer than STOP_STEP_S a step: who still reads then, reads on in a thread of its own.
 
 Left out: other members, authentication.
 """
@@ -21,17 +23,18 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 from fastkv import engine as engine_module
 from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, Engine
-from fastkv.errors import Code, Error, PoisonedError, QuotaError, from_code
+from fastkv.errors import Code, Error, QuotaError, from_code
 from fastkv.rpc import wire
-from fastkv.rpc.status import stopped, timed_out
+from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import identity as identities
-from fastkv.server.committer import Committer, Outcome, Proposal
+from fastkv.server.committer import Committer, Outcome, Proposal, Writes
 from fastkv.server.config import Config
-from fastkv.server.lessor import Lessor
+from fastkv.server.lessor import Deadlines, Lessor
 from fastkv.server.log import Log
 from fastkv.server.quota import Quota
 
@@ -42,6 +45,13 @@ ALARM_NAMES = {ALARM_NOSPACE: "NOSPACE", ALARM_CORRUPT: "CORRUPT"}
 # Expired leases are revoked at most this many at a time, this often: 1000 a second, as etcd does.
 REVOKE_BATCH, REVOKE_PAUSE_S = 500, 0.5
 REVOKE_RETRY_S = 1.0
+
+# etcd's limit on what is committed but not yet applied.
+PROPOSALS_WAITING_MAX = 5000
+# Of each step of `close`: together with the front's they stay below 2 s.
+STOP_STEP_S = 0.5
+
+Result = TypeVar("Result")
 
 
 class WatchSink(Protocol):
@@ -61,9 +71,10 @@ class Node:
         self.stopping = asyncio.Event()
         self.failed: Exception | None = None
         self.alarms: set[tuple[int, int]] = set()  # (member id, alarm)
-        self.lessor = Lessor()
+        self.lessor: Deadlines = Lessor()
         options = engine_module.Options(
             sync=config.fsync,
+            checkpoint_on_close=False,  # a restart replays the log; a stop must not wait for a large checkpoint
             max_txn_ops=config.max_txn_ops,
             max_request_bytes=config.max_request_bytes,
             log=lambda line: log.warn(line),
@@ -77,9 +88,13 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._compaction: asyncio.Task[None] | None = None
         self._compaction_wanted = False
-        self._no_space = False
+        self._disk_is_full = False
+        self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
         self._loop = asyncio.get_running_loop()
-        self._committer = Committer(
+        self._committer = self._make_committer()
+
+    def _make_committer(self) -> Writes:
+        return Committer(
             self.engine,
             lambda outcome: self._call_soon(self._apply_outcome, outcome),
             lambda: self._call_soon(self.fail, RuntimeError("the committer thread died")),
@@ -88,15 +103,24 @@ class Node:
     def _identify(self) -> identities.Identity:
         try:
             if meta := self.engine.read_meta():
-                known = identities.decode(meta)
-                identity = known._replace(term=known.term + 1)
+                identity = self._renew_term(identities.decode(meta))
             else:
                 identity = identities.bootstrap(self.config)
-            self.engine.write_meta(identities.encode(identity))
+                self.engine.write_meta(identities.encode(identity))
         except BaseException:
             self.engine.close()
             raise
         self.engine.set_identity(identity.cluster_id, identity.member_id, identity.term)
+        return identity
+
+    def _renew_term(self, known: identities.Identity) -> identities.Identity:
+        identity = known._replace(term=known.term + 1)
+        try:
+            self.engine.write_meta(identities.encode(identity))
+        except QuotaError as full:
+            # The only member's term orders nothing: what is there can be read all the same.
+            self.log.error("the disk is full; the term stays as it was, reads go on", error=str(full))
+            return known
         return identity
 
     async def start(self) -> None:
@@ -104,23 +128,41 @@ class Node:
         self._committer.start()
         self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
         self._spawn(self._expire_leases())
-        code, response = await self.propose(ALARM, b"")
-        if code == Code.OK:
-            self.alarms.update(read_alarms(response))
+        self.alarms.update(self.engine.alarms())
         if self.engine.compact_revision > 0:
             self._compact()
         member = f"{self.identity.member_id:x}"
         self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
 
-    async def close(self) -> None:
-        """Answer what was proposed, refuse what comes, close the engine."""
+    async def close(self) -> bool:
+        """
+        Answer what was proposed, refuse what comes, close the engine. False: something is still under way, a long read
+        or a slow disk, and the process must end under it. No acknowledged write is lost by that.
+        """
         self.stopping.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ended = await asyncio.to_thread(self._committer.stop, 1.0)
-        if ended:
-            await asyncio.to_thread(self.engine.close)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        ended = await self._in_time(self._committer.stop) and await self._in_time(self.engine.close)
+        return ended and await self._in_time(self._workers.shutdown)
+
+    async def _in_time(self, step: Callable[[], object]) -> bool:
+        """Call it in a thread of its own; whether it has ended within STOP_STEP_S. Raises what it raises."""
+        closer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="closer")
+        try:
+            await asyncio.wait_for(self._loop.run_in_executor(closer, step), STOP_STEP_S)
+        except TimeoutError:
+            return False
+        finally:
+            closer.shutdown(wait=False)
+        return True
+
+    async def work(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call what may take long in a worker thread."""
+        if self.stopping.is_set():
+            raise stopped()
+        return await self._loop.run_in_executor(self._workers, function, *arguments)
 
     def fail(self, reason: Exception) -> None:
         """The node cannot go on; whoever runs it waits for `stopping`."""
@@ -129,14 +171,21 @@ class Node:
             self.log.fatal("the store failed; the node ends", error=str(reason))
         self.stopping.set()
 
+    @property
+    def request_timeout_s(self) -> float:
+        """How long a request waits for what others must do first, as etcd's ReqTimeout."""
+        return 5 + 2 * self.config.election_timeout_s
+
     # -- writes -----------------------------------------------------------------------------------------------
     async def propose(self, tag: int, payload: bytes) -> tuple[int, bytes]:
         """Commit one command: (code, response message). Raises what the world does to it, a timeout included."""
+        if self._committer.waiting >= PROPOSALS_WAITING_MAX:
+            raise too_many_requests()
         answer: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
         if not self._committer.submit(Proposal(tag, payload, answer)):
             raise stopped()
         try:
-            async with asyncio.timeout(5 + 2 * self.config.election_timeout_s):
+            async with asyncio.timeout(self.request_timeout_s):
                 return await answer
         except TimeoutError:
             raise timed_out() from None
@@ -173,6 +222,9 @@ class Node:
                 expected_duration=f"{self.config.warning_apply_s * 1000:.0f}ms",
                 commands=len(outcome.proposals),
             )
+        if self._disk_is_full and any(code == Code.OK for code, _ in outcome.results):
+            self._disk_is_full = False
+            self.log.info("the disk has room again; writes are taken")
         for proposal, result in zip(outcome.proposals, outcome.results, strict=True):
             if result[0] == Code.OK and proposal.tag >= COMPACTION:
                 self._follow(proposal, result[1])
@@ -182,11 +234,11 @@ class Node:
 
     def _apply_failure(self, proposals: list[Proposal], error: Error) -> None:
         if isinstance(error, QuotaError):
-            self._no_space = True
-            self.log.error("the disk is full; reads go on, writes fail", error=str(error))
-        elif isinstance(error, PoisonedError) and self._no_space:
-            # The store takes no write after a failed one, but reads are as good as before.
-            error = from_code(Code.NO_SPACE)
+            if not self._disk_is_full:
+                self._disk_is_full = True
+                text = "the disk is full; reads go on, writes fail until space is freed; no restart is needed"
+                self.log.error(text, error=str(error))
+            error = from_code(Code.NO_SPACE)  # a client is told what etcd would tell it, and not our paths
         else:
             self.fail(error)
         for proposal in proposals:
@@ -253,7 +305,11 @@ class Node:
         if self.lessor.is_expired(lease, self.now()):
             self._deadline_moved.set()
             waiting = self._expiring.setdefault(lease, self._loop.create_future())
-            await asyncio.shield(waiting)
+            try:
+                async with asyncio.timeout(self.request_timeout_s):
+                    await asyncio.shield(waiting)
+            except TimeoutError:
+                raise timed_out() from None
             return 0
         return self.lessor.renew(lease, self.now())
 
@@ -275,6 +331,8 @@ class Node:
     async def _revoke(self, lease: int) -> None:
         try:
             code, _ = await self.propose(LEASE_REVOKE, wire.int_field(1, lease))
+            if code not in (Code.OK, Code.LEASE_NOT_FOUND):
+                raise from_code(code)
         except Error as error:
             self.log.warn("failed to revoke lease", lease_id=f"{lease:016x}", error=str(error))
             await asyncio.sleep(REVOKE_RETRY_S)
@@ -291,11 +349,13 @@ class Node:
             self._compaction = self._spawn(self._run_compaction())
 
     async def _run_compaction(self) -> None:
-        while self._compaction_wanted:
+        while self._compaction_wanted and not self.stopping.is_set():
             self._compaction_wanted = False
             began, revision = self.now(), self.engine.compact_revision
-            while not await asyncio.to_thread(self.engine.compact_step, self.config.compaction_batch_limit):
+            while not await self.work(self.engine.compact_step, self.config.compaction_batch_limit):
                 await asyncio.sleep(self.config.compaction_sleep_s)
+                if self.stopping.is_set():
+                    return
             self.wake_watchers()
             self.log.info(
                 "finished scheduled compaction", compact_revision=revision, took=f"{(self.now() - began) * 1000:.3f}ms"

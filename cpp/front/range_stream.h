@@ -1,0 +1,59 @@
+// etcdserverpb.KV/RangeStream: the whole of a range, of whatever size, in bounded memory.
+//
+//   OnMessage, OnWritable --> reader thread: RangeChunk --> Send --> ...     the next chunk is read while one is sent
+//
+// Invariants: at most one chunk of a stream is being read, and none while kUnsentHighBytes are unsent: flow control
+// reaches back to the store's cursor, which is the next request, with the pinned revision in it. Thread safety: none; a
+// stream belongs to its IoThread, its reader only touches what is copied for it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "db/backend.h"
+#include "front/call.h"
+#include "front/error_table.h"
+#include "front/metrics.h"
+#include "front/reader_pool.h"
+
+namespace fastkv::front {
+
+class RangeStream final : public CallHandler {
+ public:
+  struct Parts {
+    Backend* backend = nullptr;
+    ReaderPool* readers = nullptr;
+    const ErrorTable* errors = nullptr;
+    Metrics::OfMethod* metrics = nullptr;
+    size_t chunk_bytes = 0;
+  };
+  RangeStream(const Parts* parts, Call* call);
+
+  void OnMessage(std::string_view message) override;
+  void OnHalfClose() override;
+  void OnWritable() override { ReadNext(); }
+  void OnEnd() override;
+
+ private:
+  struct Chunk {
+    Code code = Code::kOk;
+    std::string message, next;
+  };
+  // Outlives the stream while a chunk of it is being read.
+  struct Link {
+    RangeStream* stream;  // null: gone. Touched in the IoThread only.
+  };
+
+  void ReadNext();
+  void Take(Chunk chunk);
+
+  const Parts* const parts_;
+  Call* const call_;
+  const std::shared_ptr<Link> link_;
+  std::string request_;  // for the next chunk
+  bool asked_ = false, reading_ = false, ended_ = false;
+};
+
+}  // namespace fastkv::front
