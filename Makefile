@@ -11,7 +11,7 @@ PEERS := $(or $(FASTKV_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fastkv/peer
 PY := .venv/bin/python
 CORE := $(shell find cpp src -not -path 'cpp/tests/*' -not -path 'cpp/fuzz/*' \
           \( -name '*.cc' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \))
-CXX_FILES = $(shell find cpp -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find cpp bench -name '*.cc' -o -name '*.h')
 
 # The tests find the real etcds by these: FASTKV_ETCD37 is the 3.7 server, the rest comes from PATH.
 export FASTKV_PEERS := $(PEERS)
@@ -20,11 +20,11 @@ ifneq ($(wildcard $(PEERS)/3.7.3/bin/etcd),)
 export FASTKV_ETCD37 ?= $(PEERS)/3.7.3/bin/etcd
 endif
 
-.PHONY: help setup run test lint format bench asan tsan fuzz sim wheel peers clean system-test
+.PHONY: help setup run test huge lint format bench bench-server asan tsan fuzz sim wheel peers clean system-test
 .DEFAULT_GOAL := help
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: build/.built  ## install what is missing, build; ends with a working .venv/bin/fastkv
 	@echo "ready: .venv/bin/fastkv"
@@ -51,6 +51,9 @@ system-test:
 test: setup system-test  ## all tests, the C++ ones and short fuzz runs included (ARGS="-k name" are pytest's)
 	$(PY) -m pytest $(ARGS)
 
+huge: setup  ## values of up to 2 GiB: some 10 GiB of memory and a few minutes
+	$(PY) -m pytest -m huge tests/embedded/test_huge.py $(ARGS)
+
 lint: setup  ## ruff, mypy, clang-format: quiet or failed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -65,6 +68,9 @@ format: setup  ## let ruff and clang-format rewrite what they can
 bench: setup  ## the embedded store beside lmdb, sqlite3, rocksdict, dict and the Python engine (ARGS="--keys 100000 ...")
 	@$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench]'
 	$(PY) bench/embedded.py --svg build/embedded.svg $(ARGS)
+
+bench-server: setup  ## the server beside a real etcd 3.7 (from `make peers`), an hour (ARGS="--quick": minutes)
+	$(PY) bench/server.py --svg build/server.svg --json build/server.json $(ARGS)
 
 asan: system-test  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory cpp-tests-$@
@@ -87,8 +93,9 @@ fuzz: system-test  ## every fuzz target for SECONDS (default 60) each; the corpu
 	  test $${PIPESTATUS[0]} -eq 0; done
 fuzz: SHELL := /bin/bash
 
-sim:  ## not there yet: the simulator comes with Raft
-	$(error sim: there is no simulator yet; it comes with Raft)
+sim: SECONDS_SIM = $(if $(filter file,$(origin SECONDS)),3600,$(SECONDS))
+sim: setup  ## simulated clusters for SECONDS (default 3600), or one run: SEED=7 KIND=log FAULTS=crash,loss (docs/simulation.md)
+	@PYTHONPATH=tests $(PY) -m sim SECONDS=$(SECONDS_SIM) SEED=$(SEED) KIND=$(KIND) FAULTS=$(FAULTS) CANARY=$(CANARY) TRACE=$(TRACE)
 
 wheel: setup  ## source distribution, a wheel from it, and that wheel tried in an empty environment
 	@rm -rf dist build/wheel-venv

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from machine import device_counts, resident
 from stores import STORES, Item
 
 VALUE_BYTES = 100
@@ -68,29 +69,6 @@ def verify(store: Any, keys: int) -> None:
         expect(f"value {number}", get(key_of(number)), value_of(number))
 
 
-def resident() -> dict[str, int]:
-    """RSS of this process in bytes, in all and the part that is not backed by a file."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {name: int(fields[name].split()[0]) << 10 for name in ("VmRSS", "RssAnon")}
-
-
-def device_counts() -> dict[str, int]:
-    """Completed writes and flushes of all block devices, and the bytes this process has sent to storage.
-
-    The devices count for everybody on the machine: a lower count than the number of durable writes is a proof that they
-    were not durable, a higher one is no proof that they were.
-    """
-    counts = {"writes": 0, "flushes": 0}
-    for path in Path("/sys/block").glob("*/stat"):
-        if not path.parent.name.startswith(("loop", "ram", "zram", "dm-", "md")):
-            fields = path.read_text().split()
-            counts["writes"] += int(fields[4])
-            counts["flushes"] += int(fields[15]) if len(fields) > 15 else 0
-    io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    counts["process_bytes"] = int(io["write_bytes"])
-    return counts
-
-
 def device_use(before: dict[str, int], after: dict[str, int], puts: int, threads: int) -> dict[str, int]:
     """What the devices did for so many durable puts; a sync can serve at most one put of each thread."""
     return {"threads": threads, "puts": puts} | {name: after[name] - before[name] for name in after}
@@ -110,6 +88,7 @@ def load(make: Any, path: Path, keys: int, spec: dict[str, Any]) -> dict[str, An
 
 def read(make: Any, path: Path, keys: int, spec: dict[str, Any]) -> dict[str, Any]:
     gc.disable()
+    make(path.with_name(path.name + ".empty"), False).close()  # importing the module is not opening the store
     started = time.perf_counter()
     store = make(path, False)
     opened = time.perf_counter() - started
