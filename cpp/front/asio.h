@@ -1,6 +1,10 @@
 // The one way to include asio: standalone, compiled once (asio.cc).
 #pragma once
 
+// Before asio, which asks the standard library's configuration how to allocate: it has to be known in every file, or
+// one allocates what another does not know how to free.
+#include <cstddef>
+
 #ifndef ASIO_STANDALONE
 #define ASIO_STANDALONE
 #endif

@@ -62,7 +62,7 @@ void Connection::WaitWritable() {
 }
 
 void Connection::OnReadable() {
-  state_->Wake();
+  loop_->Wake();
   switch (phase_) {
     case kSniffing:
       if (ssl_ == nullptr && listener_.tls && !SniffTls()) return;
@@ -82,7 +82,7 @@ void Connection::OnReadable() {
 }
 
 void Connection::OnWritable() {
-  state_->Wake();
+  loop_->Wake();
   if (phase_ == kHandshake) return Handshake();
   if (phase_ == kRelay) return relay_->Pump();
   SessionHasOutput();

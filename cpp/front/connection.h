@@ -42,6 +42,8 @@ class Connection final : public SessionOwner, public std::enable_shared_from_thi
 
   void SessionHasOutput() override;
 
+  Loop* loop() const { return loop_; }
+
   // For the relay: >0 bytes, 0 the end, -1 not now, -2 broken.
   ssize_t Receive(char* bytes, size_t size);
   ssize_t Send(const char* bytes, size_t size);

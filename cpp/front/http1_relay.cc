@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "front/connection.h"
+#include "front/io_thread.h"
 #include "front/limits.h"
 
 namespace fastkv::front {
@@ -34,6 +35,7 @@ void Http1Relay::Pump() {
   for (int step = 0; moved; ++step) {
     if (step == kStepsMax) {
       asio::post(inner_.get_executor(), [self = connection_->shared_from_this(), this] {
+        connection_->loop()->Wake();
         if (inner_.is_open()) Pump();
       });
       return;
@@ -96,6 +98,7 @@ void Http1Relay::WaitInner(bool writable) {
                     [self = connection_->shared_from_this(), this, writable](const asio::error_code& error) {
                       if (error || !inner_.is_open()) return;
                       waiting_[writable] = false;
+                      connection_->loop()->Wake();
                       Pump();
                     });
 }

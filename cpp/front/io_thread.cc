@@ -60,19 +60,19 @@ void Loop::Start() {
 
 void Loop::Run() {
   thread_id_.store(std::this_thread::get_id(), std::memory_order_release);
-  while (!stopping_.load(std::memory_order_acquire)) Turn();
+  ArmTimer();
+  context_.run();
   CloseAll();
 }
 
-void Loop::Turn() {
-  if (dirty_.empty() && state_.ended.empty() && state_.writable.empty()) {
-    ArmTimer();
-    state_.asleep = true;
-    context_.run_one();
-  }
-  state_.Wake();
-  for (int i = 0; i < kTurnHandlersMax && context_.poll_one() > 0; ++i) {
-  }
+void Loop::Wake() {
+  if (std::exchange(turn_begun_, true)) return;
+  state_.now_ns = MonotonicNs();
+  asio::post(context_, [this] { EndTurn(); });
+}
+
+void Loop::EndTurn() {
+  turn_begun_ = false;
   state_.now_ns = MonotonicNs();
   state_.timers.Advance(state_.now_ns / 1'000'000);
   state_.TellEnded();
@@ -83,6 +83,9 @@ void Loop::Turn() {
       std::all_of(connections_.begin(), connections_.end(), [](const auto& entry) { return entry.second->quiet(); })) {
     drained_.store(true, std::memory_order_release);
   }
+  if (stopping_) return context_.stop();
+  if (!dirty_.empty() || !state_.ended.empty() || !state_.writable.empty()) Wake();
+  ArmTimer();
 }
 
 void Loop::FlushAll() {
@@ -107,7 +110,9 @@ void Loop::ArmTimer() {
   timer_ms_ = next_ms;
   timer_.expires_at(asio::steady_timer::time_point(std::chrono::milliseconds(next_ms)));
   timer_.async_wait([this](const asio::error_code& error) {
-    if (!error) timer_ms_ = INT64_MAX;
+    if (error) return;
+    timer_ms_ = INT64_MAX;
+    Wake();
   });
 }
 
@@ -138,7 +143,7 @@ void Loop::TakePosted() {
     functions.swap(functions_);
     wake_posted_ = false;
   }
-  state_.Wake();
+  Wake();
   for (auto& answers : posted) {
     for (Answer& answer : answers) {
       GrpcCall* call = state_.calls.Find(answer.call_id);
@@ -170,7 +175,7 @@ void Loop::WaitToAccept(Acceptor* acceptor) {
 }
 
 void Loop::Accept(Acceptor* acceptor) {
-  state_.Wake();
+  Wake();
   for (int i = 0; i < kAcceptsMax; ++i) {
     Peer peer;
     const int socket = AcceptSocket(acceptor->socket.native_handle(), &peer);
@@ -229,11 +234,13 @@ void Loop::Drain() {
 
 void Loop::Stop() {
   if (!thread_.joinable()) return;
-  Post([this] { stopping_.store(true, std::memory_order_release); });
+  Post([this] { stopping_ = true; });
   thread_.join();
 }
 
 void Loop::CloseAll() {
+  stopping_ = false;  // what is still to run ends no loop
+  context_.restart();
   draining_ = true;
   acceptors_.clear();
   while (!connections_.empty()) connections_.begin()->second->Close();

@@ -2,6 +2,9 @@
 //
 //   wait -> run what is ready (reads, answers posted, timers) -> TurnEnd -> one write a connection -> wait
 //
+// The first handler that runs after a wait posts the turn's end, which so comes behind every handler that was ready
+// then.
+//
 // Invariants:
 // - nothing is written before TurnEnd; after it every connection that has something to say is flushed.
 // - a loop that still has something to flush does not wait.
@@ -46,6 +49,8 @@ class Loop final : public IoThread {
   void AddTo(ServerStats* stats) const;
 
   // Of the connections.
+  // Every handler's first words.
+  void Wake();
   ThreadState& state() { return state_; }
   asio::io_context& context() { return context_; }
   Tls* tls() const { return tls_; }
@@ -59,7 +64,7 @@ class Loop final : public IoThread {
   struct Acceptor;
 
   void Run();
-  void Turn();
+  void EndTurn();
   void FlushAll();
   void ArmTimer();
   void TakePosted();
@@ -89,8 +94,10 @@ class Loop final : public IoThread {
   std::vector<std::function<void()>> functions_;
   bool wake_posted_ = false;
 
+  bool turn_begun_ = false;
   bool draining_ = false;
-  std::atomic<bool> stopping_{false}, drained_{false};
+  bool stopping_ = false;
+  std::atomic<bool> drained_{false};
   std::atomic<std::thread::id> thread_id_{};
   std::thread thread_;
 };

@@ -27,9 +27,6 @@ inline constexpr size_t kQueuedBytesMax = 128 << 20;  // unsent answers of a con
 inline constexpr size_t kPauseReadBytes = 4 << 20;    // unsent answers while the socket is full; beyond: reading stops
 inline constexpr size_t kRelayBytesMax = 64 << 10;    // HTTP/1.1, in each direction
 
-// A turn.
-inline constexpr int kTurnHandlersMax = 512;
-
 // Time.
 inline constexpr int64_t kHeaderBlockTimeoutMs = 10'000;  // from HEADERS to END_HEADERS; beyond: closed
 inline constexpr int64_t kLingerMs = 1'000;               // after a GOAWAY that closes, for the client to read it

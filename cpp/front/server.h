@@ -20,12 +20,12 @@
 namespace fastkv::front {
 
 struct TlsOptions {
-  std::string cert_file, key_file;  // PEM; looked at again for each new connection when they have changed
-  std::string ca_file, crl_file;    // "": the system's / none
-  bool client_cert_auth = false;    // a verified client certificate is required
-  std::string allowed_cn, allowed_hostname;
-  std::string min_version, max_version;    // "TLS1.2", "TLS1.3" or ""
-  std::vector<std::string> cipher_suites;  // names as Go spells them
+  std::string cert_file = {}, key_file = {};  // PEM; looked at again for each new connection when they have changed
+  std::string ca_file = {}, crl_file = {};    // "": the system's / none
+  bool client_cert_auth = false;              // a verified client certificate is required
+  std::string allowed_cn = {}, allowed_hostname = {};
+  std::string min_version = {}, max_version = {};  // "TLS1.2", "TLS1.3" or ""
+  std::vector<std::string> cipher_suites = {};     // names as Go spells them
 };
 
 struct Listener {

@@ -37,12 +37,6 @@ struct ThreadState {
   ThreadState(const ServerOptions& options, Service* service, IoThread* thread)
       : options(options), service(service), thread(thread), now_ns(MonotonicNs()), timers(now_ns / 1'000'000) {}
 
-  // Every handler's first words: the loop has waited since the last turn.
-  void Wake() {
-    if (!asleep) return;
-    asleep = false;
-    now_ns = MonotonicNs();
-  }
   void ArmAfter(Timer* timer, int64_t delay_ms) { timers.Arm(timer, (now_ns + 999'999) / 1'000'000 + delay_ms); }
 
   // Tells the service of the calls that have ended (OnEnd, Gone).
@@ -54,7 +48,6 @@ struct ThreadState {
   Service* const service;
   IoThread* const thread;
   int64_t now_ns;  // of this turn
-  bool asleep = false;
   TimerWheel timers;
   MemoryPool memory;
   BodyPool bodies;

@@ -286,8 +286,12 @@ class ServiceTest : public ::testing::Test {
       thread.WaitPosted();
     }
   }
-  Fields Ok(FakeCall* call) {
+  FakeCall* Ended(FakeCall* call) {
     TurnUntil([call] { return call->ended; });
+    return call;
+  }
+  Fields Ok(FakeCall* call) {
+    Ended(call);
     EXPECT_EQ(call->code, GrpcCode::kOk) << call->text;
     return Fields(call->messages.empty() ? std::string() : call->messages.back());
   }

@@ -163,7 +163,7 @@ TEST_F(ServiceTest, AGrantRaisesShortTtlsAndChoosesAnId) {
   EXPECT_GT(chosen.number(2), 0);
   EXPECT_TRUE(service->leases()->Contains(chosen.number(2)));
   EXPECT_EQ(Ok(Ask(kGrant, GrantBytes(77, 10))).number(2), 77);
-  FakeCall* const again = Ask(kGrant, GrantBytes(77, 10));
+  FakeCall* const again = Ended(Ask(kGrant, GrantBytes(77, 10)));
   EXPECT_EQ(again->code, GrpcCode::kFailedPrecondition);
   EXPECT_EQ(again->text, "etcdserver: lease already exists");
   Ok(Ask(kRevoke, RevokeBytes(77)));
@@ -309,14 +309,14 @@ TEST_F(ServiceTest, AFullQuotaRaisesTheAlarmOnceInFrontOfTheWriteThatIsTooMuch) 
   ServiceOptions options = TestOptions();
   options.quota_bytes = backend.memory_bytes() + 2'000;
   Begin(options);
-  FakeCall* refused = Ask(kPut, PutBytes("a", std::string(3'000, 'v')));
+  FakeCall* refused = Ended(Ask(kPut, PutBytes("a", std::string(3'000, 'v'))));
   EXPECT_EQ(refused->code, GrpcCode::kResourceExhausted);
   EXPECT_EQ(refused->text, "etcdserver: mvcc: database space exceeded");
   EXPECT_EQ(backend.batches, std::vector<size_t>{2});
   std::vector<Event> events = service->events()->Take();
   EXPECT_EQ(std::count_if(events.begin(), events.end(), [](const Event& e) { return e.kind == Event::kQuota; }), 1);
   EXPECT_EQ(events.back().commands.at(0).tag, kTagAlarm);
-  refused = Ask(kPut, PutBytes("a", "small"));
+  refused = Ended(Ask(kPut, PutBytes("a", "small")));
   EXPECT_EQ(refused->code, GrpcCode::kResourceExhausted);
   EXPECT_EQ(backend.batches.back(), 1u) << "the alarm was raised again";
   Ok(Ask(kDelete, DeleteBytes("a")));
@@ -344,7 +344,7 @@ TEST(QuotaTest, CostsAreEtcds) {
 TEST_F(ServiceTest, AFailedDiskIsToldToEveryCallerAndToPython) {
   Begin();
   backend.before_commit = [](auto, auto) -> Status { return {Code::kIoError, "cannot sync"}; };
-  FakeCall* const call = Ask(kPut, PutBytes("a", "1"));
+  FakeCall* const call = Ended(Ask(kPut, PutBytes("a", "1")));
   EXPECT_EQ(call->code, GrpcCode::kUnavailable);
   EXPECT_EQ(call->text, "cannot sync");
   const Event failed = Events(Event::kCommitted).at(0);
@@ -355,7 +355,7 @@ TEST_F(ServiceTest, AFailedDiskIsToldToEveryCallerAndToPython) {
 TEST_F(ServiceTest, AFullDiskIsToldAsEtcdWouldAndItsEndToPython) {
   Begin();
   backend.before_commit = [](auto, auto) -> Status { return {Code::kNoSpace, "/secret/path: no space"}; };
-  EXPECT_EQ(Ask(kPut, PutBytes("a", "1"))->text, "etcdserver: mvcc: database space exceeded");
+  EXPECT_EQ(Ended(Ask(kPut, PutBytes("a", "1")))->text, "etcdserver: mvcc: database space exceeded");
   EXPECT_EQ(Events(Event::kCommitted).at(0).code, Code::kNoSpace);
   backend.before_commit = nullptr;
   Ok(Ask(kPut, PutBytes("a", "1")));

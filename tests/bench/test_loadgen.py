@@ -20,7 +20,7 @@ import pytest
 from fastkv.rpc.wire import bytes_field, int_field, message_field
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
+sys.path.append(str(BENCH))
 
 from loadgen import Generator, WorkloadFailed  # noqa: E402
 from rows import MEASURES, Plan, bulk, compact, creates, lists, memory, puts, ranges, watch  # noqa: E402
