@@ -5,9 +5,11 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -303,9 +305,27 @@ class ServiceTest : public ::testing::Test {
     return found;
   }
 
+  // The first of that kind; others before it are passed over.
+  Event NextEvent(Event::Kind kind) {
+    for (;;) {
+      while (!events_.empty()) {
+        Event event = std::move(events_.front());
+        events_.pop_front();
+        if (event.kind == kind) return event;
+      }
+      pollfd readable{service->events()->fd(), POLLIN, 0};
+      EXPECT_EQ(poll(&readable, 1, std::chrono::milliseconds(kDeadline).count()), 1) << "no event " << kind;
+      if (readable.revents == 0) return {};
+      for (Event& event : service->events()->Take()) events_.push_back(std::move(event));
+    }
+  }
+
   FakeThread thread;
   FakeBackend backend;
   std::unique_ptr<NodeService> service;
+
+ private:
+  std::deque<Event> events_;
 };
 
 }  // namespace fastkv::front

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 
-#include <algorithm>
 #include <latch>
 
 #include "front/service.h"
@@ -266,7 +265,7 @@ TEST_F(ServiceTest, ACompactionIsReportedAndAPhysicalOneIsPythons) {
   Begin();
   for (int i = 0; i < 3; ++i) Ok(Ask(kPut, PutBytes("a", "v")));
   Ok(Ask(kCompact, CompactionBytes(3)));
-  const Event committed = Events(Event::kCommitted).at(0);
+  const Event committed = NextEvent(Event::kCommitted);
   EXPECT_EQ(committed.commands.at(0).tag, kTagCompaction);
   EXPECT_EQ(committed.commands.at(0).payload, CompactionBytes(3));
   std::string physical = CompactionBytes(4);
@@ -291,13 +290,8 @@ TEST_F(ServiceTest, PythonsOwnWritesStandInTheSameOrder) {
     return {};
   };
   ASSERT_TRUE(service->Propose(&group));
-  pollfd readable{service->events()->fd(), POLLIN, 0};
-  while (answers.size() < 3) {
-    ASSERT_EQ(poll(&readable, 1, 20'000), 1);
-    for (const Event& event : Events(Event::kCommitted)) {
-      answers.insert(answers.end(), event.commands.begin(), event.commands.end());
-    }
-  }
+  answers = NextEvent(Event::kCommitted).commands;
+  ASSERT_EQ(answers.size(), 3u);
   EXPECT_EQ(answers[0].token, 1u);
   EXPECT_EQ(answers[0].code, Code::kOk);
   EXPECT_EQ(Fields(answers[0].response).revision(), 2);
@@ -313,9 +307,8 @@ TEST_F(ServiceTest, AFullQuotaRaisesTheAlarmOnceInFrontOfTheWriteThatIsTooMuch) 
   EXPECT_EQ(refused->code, GrpcCode::kResourceExhausted);
   EXPECT_EQ(refused->text, "etcdserver: mvcc: database space exceeded");
   EXPECT_EQ(backend.batches, std::vector<size_t>{2});
-  std::vector<Event> events = service->events()->Take();
-  EXPECT_EQ(std::count_if(events.begin(), events.end(), [](const Event& e) { return e.kind == Event::kQuota; }), 1);
-  EXPECT_EQ(events.back().commands.at(0).tag, kTagAlarm);
+  NextEvent(Event::kQuota);
+  EXPECT_EQ(NextEvent(Event::kCommitted).commands.at(0).tag, kTagAlarm);
   refused = Ended(Ask(kPut, PutBytes("a", "small")));
   EXPECT_EQ(refused->code, GrpcCode::kResourceExhausted);
   EXPECT_EQ(backend.batches.back(), 1u) << "the alarm was raised again";
@@ -347,7 +340,7 @@ TEST_F(ServiceTest, AFailedDiskIsToldToEveryCallerAndToPython) {
   FakeCall* const call = Ended(Ask(kPut, PutBytes("a", "1")));
   EXPECT_EQ(call->code, GrpcCode::kUnavailable);
   EXPECT_EQ(call->text, "cannot sync");
-  const Event failed = Events(Event::kCommitted).at(0);
+  const Event failed = NextEvent(Event::kCommitted);
   EXPECT_EQ(failed.code, Code::kIoError);
   EXPECT_EQ(failed.text, "cannot sync");
 }
@@ -356,10 +349,10 @@ TEST_F(ServiceTest, AFullDiskIsToldAsEtcdWouldAndItsEndToPython) {
   Begin();
   backend.before_commit = [](auto, auto) -> Status { return {Code::kNoSpace, "/secret/path: no space"}; };
   EXPECT_EQ(Ended(Ask(kPut, PutBytes("a", "1")))->text, "etcdserver: mvcc: database space exceeded");
-  EXPECT_EQ(Events(Event::kCommitted).at(0).code, Code::kNoSpace);
+  EXPECT_EQ(NextEvent(Event::kCommitted).code, Code::kNoSpace);
   backend.before_commit = nullptr;
   Ok(Ask(kPut, PutBytes("a", "1")));
-  EXPECT_EQ(Events(Event::kCommitted).at(0).code, Code::kOk);
+  EXPECT_EQ(NextEvent(Event::kCommitted).code, Code::kOk);
 }
 
 TEST_F(ServiceTest, AWriteThatIsStuckIsAnsweredInTimeAndCommittedAllTheSame) {

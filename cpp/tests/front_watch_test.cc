@@ -14,7 +14,7 @@ using namespace fastkv::testing;
 struct Asked {
   int64_t start = 0, id = 0;
   bool progress_notify = false, prev_kv = false, fragment = false;
-  std::string filters;  // packed
+  std::string filters = {};  // packed
 };
 
 std::string CreateBytes(std::string_view key, std::string_view range_end = {}, const Asked& asked = {}) {
