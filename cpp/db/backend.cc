@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "db/db.h"
+#include "db/replica.h"
 #include "proto/messages.h"
 
 namespace fastkv {
@@ -67,6 +68,14 @@ class DbBackend final : public Backend {
 
   Status Commit(std::span<const Command> commands, std::span<CommandResult> results) override {
     return db_->CommitValidated(commands, results);
+  }
+
+  void ExpectApplied(uint64_t sequence, ApplyObserver* observer) override {
+    FASTKV_CHECK(db_->replica() != nullptr);
+    db_->replica()->Expect(sequence, observer);
+  }
+  bool ForgetApplied(uint64_t sequence) override {
+    return db_->replica() != nullptr && db_->replica()->Forget(sequence);
   }
 
   uint64_t WatchAdd(WatchSpec spec) override { return db_->hub().Add(std::move(spec)); }

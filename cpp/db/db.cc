@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
+#include "db/log_use.h"
+#include "db/replica.h"
+#include "db/state_file.h"
 
 namespace fastkv {
 namespace {
@@ -12,7 +16,6 @@ namespace {
 constexpr size_t kGroupBytesMax = 16 << 20;  // of commands in one batch; a larger single command is a batch of its own
 constexpr uint64_t kCleanTailBytes = 16 << 20;  // a longer log tail gets a checkpoint at Close
 constexpr uint64_t kReturnMicros = 50;          // a fraction of a sync
-constexpr size_t kCheckpointsKept = 2;
 
 }  // namespace
 
@@ -34,29 +37,10 @@ struct Db::Waiter {
   bool wants_responses = true;     // false: code and revision will do
 };
 
-// Somebody beside the leader who uses log_, if status() is OK: Close waits for it.
-class Db::LogUse {
- public:
-  explicit LogUse(Db* db) : db_(db) {
-    const std::lock_guard lock(db_->queue_mutex_);
-    status_ = db_->Writable();
-    if (status_.ok()) ++db_->log_users_;
-  }
-  ~LogUse() {
-    if (!status_.ok()) return;
-    const std::lock_guard lock(db_->queue_mutex_);
-    if (--db_->log_users_ == 0) db_->idle_.notify_all();
-  }
-  LogUse(const LogUse&) = delete;
-  const Status& status() const { return status_; }
-
- private:
-  Db* const db_;
-  Status status_;
-};
-
 Db::Db(std::string path, DbOptions options)
-    : path_(std::move(path)), options_(std::move(options)), env_(options_.env ? options_.env : Env::Posix()) {}
+    : path_(std::move(path)), options_(std::move(options)), env_(options_.env ? options_.env : Env::Posix()) {
+  if (options_.replicated) replica_ = std::make_unique<Replica>(this);
+}
 
 Db::~Db() {
   {
@@ -75,6 +59,9 @@ void Db::Log_(const std::string& line) const {
 // -- opening
 
 Status Db::Open(const std::string& path, DbOptions options, std::unique_ptr<Db>* db) {
+  if (options.replicated && options.readonly) {
+    return {Code::kReadOnly, "a store that is opened readonly cannot be a replica"};
+  }
   std::unique_ptr<Db> opened(new Db(path, std::move(options)));
   if (!path.empty()) FASTKV_RETURN_IF_ERROR(opened->Recover());
   opened->RemoveCompacted();
@@ -89,19 +76,27 @@ Status Db::Recover() {
   FASTKV_RETURN_IF_ERROR(
       DataDirectory::Open(env_, path_, {options_.readonly, /*create_if_missing=*/!options_.readonly}, &directory_));
   auto warn = [this](const std::string& line) { Log_(line); };
-  if (!options_.readonly) FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env_, directory_->checkpoint_dir()));
+  if (!options_.readonly) FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env_, directory_->checkpoint_dir(), /*received=*/true));
   NewestCheckpoint newest;
   FASTKV_RETURN_IF_ERROR(LoadNewestCheckpoint(env_, directory_->checkpoint_dir(), warn, &newest));
   LogStart start;
   start.reach_index = newest.reach_index;
   start.reach_reason = newest.reach_reason;
   damaged_checkpoints_ = newest.damaged;
+  StateExtras extras;
+  HardState hard_state;
+  bool own_hard_state = false;
   if (newest.reader != nullptr) {
-    FASTKV_RETURN_IF_ERROR(LoadCheckpoint(*newest.reader));
+    FASTKV_RETURN_IF_ERROR(LoadState(*newest.reader, &store_, &extras));
     start.index = newest.reader->head().index;
     start.term = newest.reader->head().term;
     checkpoint_index_ = start.index;
+    checkpoint_term_ = start.term;
     checkpoint_size_ = newest.reader->bytes();
+    own_hard_state = newest.reader->has_hard_state();
+    if (own_hard_state) hard_state = newest.reader->hard_state();
+    sendable_ = {extras.meta.empty() && !own_hard_state && !extras.membership.empty(), start.index, start.term,
+                 extras.membership};
   }
   applied_index_ = start.index;
   term_ = std::max<uint64_t>(1, start.term);
@@ -115,57 +110,32 @@ Status Db::Recover() {
   log_options.warn = warn;
   LogRecovered recovered;
   std::unique_ptr<class Log> log;
-  FASTKV_RETURN_IF_ERROR(Log::Open(
-      env_, directory_->log_dir(), log_options, start, [this](const LogEntry& entry) { return ApplyEntry(entry); },
-      &recovered, &log));
-  if (recovered.has_meta) meta_ = recovered.meta;
-  if (!options_.readonly) log_ = std::move(log);
-  return {};
-}
-
-Status Db::LoadCheckpoint(const CheckpointReader& reader) {
-  const CheckpointHead& head = reader.head();
-  Store::Picture picture;
-  picture.revision = static_cast<int64_t>(head.revision);
-  picture.compact_revision = head.compact_revision;
-  picture.keys = head.keys;
-  picture.records = head.records;
-  Store::Loader loader(&store_);
-  FASTKV_RETURN_IF_ERROR(reader.ForEachBlock([&](BlockType type, std::string_view payload) -> Status {
-    ByteReader in(payload);
-    switch (type) {
-      case BlockType::kRecords:
-        if (loader.AddChains(payload)) return {};
-        return reader.CorruptBlock(payload, std::string("records that no store has written: ") + loader.refusal());
-      case BlockType::kLeases:
-        while (!in.done()) {
-          Store::LeaseInfo lease{};
-          if (!in.I64(&lease.id) || !in.I64(&lease.ttl) || !in.I64(&lease.remaining_ttl)) {
-            return reader.CorruptBlock(payload, "leases cut short");
-          }
-          picture.leases.push_back(lease);
-        }
-        return {};
-      case BlockType::kMeta:
-        meta_ = std::string(payload);
-        return {};
-      case BlockType::kAlarms:
-        while (!in.done()) {
-          std::pair<uint64_t, uint64_t> alarm;
-          if (!in.U64(&alarm.first) || !in.U64(&alarm.second)) return reader.CorruptBlock(payload, "alarms cut short");
-          picture.alarms.push_back(alarm);
-        }
-        return {};
-      case BlockType::kHardState:
-      case BlockType::kHead:
-      case BlockType::kFooter:
-        return {};
+  std::optional<Committed> committed;
+  const auto on_entry = [&](const LogEntry& entry) -> Status {
+    if (!committed) {  // everything beside the entries has been read before the first is handed over
+      if (recovered.has_hard_state) hard_state = recovered.hard_state;
+      committed.emplace(recovered.has_hard_state || own_hard_state || !extras.membership.empty(), hard_state);
     }
-    return reader.CorruptBlock(payload, "a block of an unknown type");
-  }));
-  if (!loader.Finish(picture)) {
-    return {Code::kCorrupt, reader.path() + ": the checkpoint contradicts itself (counts, order, leases or revisions)"};
+    const bool covered = committed->Covers(entry);
+    return (replica_ == nullptr ? covered : replica_->Replay(entry, covered)) ? ApplyEntry(entry) : Status();
+  };
+  FASTKV_RETURN_IF_ERROR(
+      Log::Open(env_, directory_->log_dir(), log_options, start, on_entry, &recovered, &log));
+  meta_ = recovered.has_meta ? recovered.meta : extras.meta;
+  membership_ = extras.membership;
+  if (recovered.has_hard_state) hard_state = recovered.hard_state;
+  const bool member = recovered.has_hard_state || own_hard_state || !membership_.empty();
+  if (options_.readonly) return {};
+  log_ = std::move(log);
+  if (replica_ == nullptr) {
+    if (!member || (hard_state.alone && applied_index_ == log_->last_index())) return {};
+    return {Code::kFormat, path_ + " belongs to a member of a cluster, where Raft alone may write: start the node, or open "
+                                   "it readonly"};
   }
+  // A replica's checkpoints leave out what is its own.
+  if (!recovered.has_meta && !meta_.empty()) FASTKV_RETURN_IF_ERROR(log_->AppendMeta(meta_));
+  if (!recovered.has_hard_state && own_hard_state) FASTKV_RETURN_IF_ERROR(log_->AppendHardState(hard_state));
+  replica_->Opened(hard_state);
   return {};
 }
 
@@ -173,9 +143,12 @@ Status Db::ApplyEntry(const LogEntry& entry) {
   const auto lock = store_.WriteLock();
   std::string response;
   Status status;
-  const bool whole = ForEachCommand(entry.batch, [&](const Command& command) {
-    response.clear();
-    if (store_.Apply(command.tag, command.payload, &response) != Code::kMalformed) return true;
+  const bool whole = entry.kind != EntryKind::kNormal || ForEachCommand(entry.batch, [&](const Command& command) {
+    if (IsCommandTag(command.tag)) {
+      response.clear();
+      store_.Apply(command.tag, command.payload, &response);
+      return true;
+    }
     status = {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " has a command (tag " +
                                   std::to_string(command.tag) + ") that this version does not know"};
     return false;
@@ -304,6 +277,7 @@ Status Db::CommitChecked(Waiter* waiter) {
   {
     std::unique_lock lock(queue_mutex_);
     FASTKV_RETURN_IF_ERROR(Writable());
+    if (replica_ != nullptr) return {Code::kReadOnly, "the store is a replica: what it applies comes through Raft"};
     if (leading_ || !queue_.empty() || Syncs()) {
       AwaitLead(waiter, &lock);
       if (waiter->done) return waiter->status;
@@ -457,110 +431,6 @@ bool Db::CompactStep(size_t revisions_max) {
   return store_.CompactStep(revisions_max);
 }
 
-Status Db::Checkpoint(uint64_t* index) {
-  const LogUse use(this);
-  FASTKV_RETURN_IF_ERROR(use.status());
-  return WriteCheckpoint(index);
-}
-
-Status Db::WriteCheckpoint(uint64_t* index) {
-  const std::lock_guard one_at_a_time(checkpoint_mutex_);
-  if (log_ == nullptr) {
-    *index = applied_index();
-    return {};
-  }
-  CheckpointHead head;
-  Store::Picture picture;
-  {
-    const auto lock = store_.WriteLock();
-    if (applying_) return {Code::kPoisoned, "the state in memory is half changed"};
-    picture = store_.TakePicture();
-    head.index = applied_index_.load();
-  }
-  const Store::PictureGuard guard(&store_);
-  *index = head.index;
-  if (head.index == checkpoint_index_.load() && head.index != 0) return {};
-  FASTKV_RETURN_IF_ERROR(log_->Term(head.index, &head.term));
-  store_.CountPicture(&picture);
-  head.revision = static_cast<uint64_t>(picture.revision);
-  head.compact_revision = picture.compact_revision;
-  head.keys = picture.keys;
-  head.records = picture.records;
-
-  std::unique_ptr<CheckpointWriter> writer;
-  const auto go_on = [this](uint64_t) -> Status {
-    if (!give_up_checkpoint_) return {};
-    return {Code::kClosed, "the store is being closed"};
-  };
-  FASTKV_RETURN_IF_ERROR(CheckpointWriter::Create(env_, directory_->checkpoint_dir(), head, go_on, &writer));
-  FASTKV_RETURN_IF_ERROR(store_.WriteChains(
-      picture, [&writer](std::string_view payload) { return writer->AddBlock(BlockType::kRecords, payload); }));
-  std::string payload;
-  for (size_t i = 0; i < picture.leases.size(); ++i) {
-    PutI64(&payload, picture.leases[i].id);
-    PutI64(&payload, picture.leases[i].ttl);
-    PutI64(&payload, picture.leases[i].remaining_ttl);
-    if ((i + 1) % kLeasesPerBlockMax == 0 || i + 1 == picture.leases.size()) {
-      FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kLeases, payload));
-      payload.clear();
-    }
-  }
-  if (const std::string meta = ReadMeta(); !meta.empty()) {
-    FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kMeta, meta));
-  }
-  for (const auto& [member, alarm] : picture.alarms) {
-    PutU64(&payload, member);
-    PutU64(&payload, alarm);
-  }
-  if (!payload.empty()) FASTKV_RETURN_IF_ERROR(writer->AddBlock(BlockType::kAlarms, payload));
-  FASTKV_RETURN_IF_ERROR(writer->Finish());
-  checkpoint_index_ = head.index;
-  checkpoint_size_ = writer->bytes();
-
-  uint64_t oldest_kept = 0;
-  FASTKV_RETURN_IF_ERROR(
-      PruneCheckpoints(env_, directory_->checkpoint_dir(), damaged_checkpoints_, kCheckpointsKept, &oldest_kept));
-  damaged_checkpoints_.clear();
-  return log_->DropBefore(oldest_kept);
-}
-
-// REQUIRES: called by the leader.
-void Db::MaybeStartCheckpoint() {
-  if (log_ == nullptr) return;
-  // Looked at every so often: BytesSince takes the log's lock.
-  if (batches_.load(std::memory_order_relaxed) % 64 != 0 && batch_bytes_ < (64 << 10)) return;
-  const uint64_t wanted_at = std::max(options_.checkpoint_bytes, checkpoint_size_.load(std::memory_order_relaxed));
-  if (log_->BytesSince(checkpoint_index_.load(std::memory_order_relaxed)) < wanted_at) return;
-  {
-    const std::lock_guard lock(background_mutex_);
-    if (checkpoint_wanted_) return;
-    checkpoint_wanted_ = true;
-  }
-  background_wake_.notify_one();
-}
-
-void Db::BackgroundLoop() {
-  std::unique_lock lock(background_mutex_);
-  for (;;) {
-    background_wake_.wait(lock, [this] { return stopping_ || checkpoint_wanted_; });
-    if (stopping_) return;
-    lock.unlock();
-    uint64_t index = 0;
-    Status status;
-    try {
-      status = WriteCheckpoint(&index);
-    } catch (const InvariantBroken& broken) {
-      status = Broken(broken.what());
-    } catch (const std::bad_alloc&) {
-      status = {Code::kIoError, "out of memory"};
-    }
-    // Nothing is lost: the log is still whole. It is tried again when the log has grown further.
-    if (!status.ok()) Log_("checkpoint not written: " + status.message());
-    lock.lock();
-    checkpoint_wanted_ = false;
-  }
-}
-
 Status Db::Close() {
   {
     std::unique_lock lock(queue_mutex_);
@@ -590,6 +460,7 @@ Status Db::Close() {
         uint64_t index = 0;
         if (Status made = WriteCheckpoint(&index); !made.ok()) Log_("checkpoint not written: " + made.message());
       }
+      if (replica_ != nullptr) replica_->Closing();
       status = log_->Close(applied_index_.load());
     }
     log_.reset();

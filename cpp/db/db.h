@@ -44,9 +44,14 @@ struct DbOptions {  // engine.py, Options
   Limits limits;
   uint64_t segment_bytes_first = 1 << 20;
   uint64_t segment_bytes_max = 64 << 20;
+  bool replicated = false;  // replica.h: entries come from Raft, Commit is refused
+  uint64_t snapshot_count = 10'000;
+  uint64_t snapshot_catchup_entries = 5'000;
   std::function<void(const std::string&)> log;  // one line; from any thread
   Env* env = nullptr;                           // null: Env::Posix()
 };
+
+class Replica;
 
 class Db {
  public:
@@ -57,6 +62,7 @@ class Db {
 
   Store& store() { return store_; }
   WatchHub& hub() { return hub_; }
+  Replica* replica() { return replica_.get(); }  // null unless options.replicated
 
   // One batch. A client's error is in the command's result; the Status is the world's.
   Status Commit(std::span<const Command> commands, std::vector<CommandResult>* results);
@@ -90,13 +96,13 @@ class Db {
   Stats GetStats() const;
 
  private:
+  friend class Replica;
   struct Waiter;
   struct ThreadRecent;
   class LogUse;
 
   Db(std::string path, DbOptions options);
   Status Recover();
-  Status LoadCheckpoint(const CheckpointReader& reader);
   Status ApplyEntry(const LogEntry& entry);
   void RemoveCompacted();
 
@@ -113,9 +119,13 @@ class Db {
   bool Syncs() const { return log_ != nullptr && options_.sync; }
   Status CommitOne(uint64_t tag, std::string_view payload, bool wants_response, CommandResult* result);
 
-  Status WriteCheckpoint(uint64_t* index);
+  // db_checkpoint.cc
+  Status WriteCheckpoint(uint64_t* index, bool again = false);
+  Status Prune(uint64_t newest_index);
   void BackgroundLoop();
   void MaybeStartCheckpoint();
+  void StartCheckpoint(bool again);
+
   void Log_(const std::string& line) const;
 
   const std::string path_;
@@ -125,6 +135,7 @@ class Db {
   std::unique_ptr<class Log> log_;  // null: in memory or readonly
   Store store_;
   WatchHub hub_{&store_};
+  std::unique_ptr<Replica> replica_;
 
   mutable std::mutex queue_mutex_;  // queue_, leading_, log_users_, poisoned_
   std::deque<Waiter*> queue_;
@@ -145,16 +156,24 @@ class Db {
   std::atomic<bool> closed_{false};
 
   std::mutex checkpoint_mutex_;  // one checkpoint at a time
-  std::atomic<bool> give_up_checkpoint_{false};
+  std::atomic<bool> give_up_checkpoint_{false}, superseded_{false};
+  uint64_t checkpoint_term_ = 0;
   std::atomic<uint64_t> checkpoint_index_{0}, checkpoint_size_{0};
   std::vector<uint64_t> damaged_checkpoints_;
 
-  mutable std::mutex meta_mutex_;
+  mutable std::mutex meta_mutex_;  // taken last
   std::string meta_;
+  std::string membership_;  // as of applied_index_; written under the store's write lock, too
+  struct Sendable {         // the newest checkpoint, if other members may have it
+    bool good = false;
+    uint64_t index = 0, term = 0;
+    std::string membership;
+  };
+  Sendable sendable_;
 
   std::mutex background_mutex_;
   std::condition_variable background_wake_;
-  bool checkpoint_wanted_ = false, stopping_ = false;
+  bool checkpoint_wanted_ = false, checkpoint_again_ = false, stopping_ = false;
   std::thread background_;
 };
 

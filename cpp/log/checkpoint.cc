@@ -14,6 +14,7 @@ namespace {
 constexpr std::string_view kMagic("fkvckpt\2", 8);
 constexpr std::string_view kSuffix = ".ckpt";
 constexpr std::string_view kTmpSuffix = ".ckpt.tmp";
+constexpr std::string_view kReceivedSuffix = ".recv";
 constexpr size_t kBlockHeaderBytes = 12;
 constexpr size_t kFlushBytes = 1 << 20;
 
@@ -38,8 +39,10 @@ int Rank(uint8_t type) {
       return 5;
     case BlockType::kHardState:
       return 6;
-    case BlockType::kFooter:
+    case BlockType::kMembership:
       return 7;
+    case BlockType::kFooter:
+      return 8;
   }
   return 0;
 }
@@ -70,6 +73,10 @@ std::optional<CheckpointHead> DecodeCheckpointHead(std::string_view payload) {
     return std::nullopt;
   }
   return head;
+}
+
+std::string ReceivedFileName(uint64_t index, uint64_t random) {
+  return HexName(index) + "." + HexName(random) + std::string(kReceivedSuffix);
 }
 
 std::string CheckpointFileName(uint64_t index) { return HexName(index).append(kSuffix); }
@@ -286,7 +293,7 @@ Status LoadNewestCheckpoint(Env* env, const std::string& dir, const std::functio
 Status PruneCheckpoints(Env* env, const std::string& dir, const std::vector<uint64_t>& damaged, size_t keep,
                         uint64_t* oldest_kept) {
   *oldest_kept = 0;
-  FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env, dir));
+  FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env, dir, /*received=*/false));
   std::vector<CheckpointInfo> all;
   FASTKV_RETURN_IF_ERROR(ListCheckpoints(env, dir, &all));
   size_t kept = 0;
@@ -303,13 +310,15 @@ Status PruneCheckpoints(Env* env, const std::string& dir, const std::vector<uint
   return removed ? env->SyncDir(dir) : Status();
 }
 
-Status RemoveUnfinishedCheckpoints(Env* env, const std::string& dir) {
+Status RemoveUnfinishedCheckpoints(Env* env, const std::string& dir, bool received) {
   std::vector<std::string> names;
   const Status listed = env->List(dir, &names);
   if (listed.code() == Code::kNotFound) return {};
   FASTKV_RETURN_IF_ERROR(listed);
   for (const auto& name : names) {
-    if (ParseName(name, kTmpSuffix)) FASTKV_RETURN_IF_ERROR(env->Remove(JoinPath(dir, name)));
+    if (ParseName(name, kTmpSuffix) || (received && name.ends_with(kReceivedSuffix))) {
+      FASTKV_RETURN_IF_ERROR(env->Remove(JoinPath(dir, name)));
+    }
   }
   return {};
 }

@@ -2,8 +2,8 @@
 //
 //   file := magic head block* footer        written to INDEX.ckpt.tmp, synced, renamed, directory synced
 //
-// Owns the container and the fixed blocks (head, hard state, footer). What stands in records, leases, meta and alarms
-// is the caller's.
+// Owns the container and the fixed blocks (head, hard state, footer). What stands in records, leases, meta, alarms
+// and membership is the caller's.
 //
 // Invariants:
 // - a file without .tmp was complete and synced when it got its name; one that does not verify now was damaged.
@@ -32,6 +32,7 @@ enum class BlockType : uint8_t {
   kMeta = 4,
   kAlarms = 5,
   kHardState = 6,
+  kMembership = 7,
   kFooter = 255,
 };
 
@@ -71,7 +72,8 @@ class CheckpointWriter {
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
 
-  // REQUIRES: types in the order records, leases, meta, alarms, hard state; an empty payload is left out by the caller.
+  // REQUIRES: types in the order records, leases, meta, alarms, hard state, membership; an
+  // empty payload is left out by the caller.
   Status AddBlock(BlockType type, std::string_view payload);
   Status AddHardState(const HardState& state);
   // Footer, sync, rename, directory sync: the checkpoint is durable on return.
@@ -143,7 +145,9 @@ Status LoadNewestCheckpoint(Env* env, const std::string& dir, const std::functio
 // than `keep` are left, because then the log is the second copy and must stay whole.
 Status PruneCheckpoints(Env* env, const std::string& dir, const std::vector<uint64_t>& damaged, size_t keep,
                         uint64_t* oldest_kept);
-// At open: an unfinished .tmp goes.
-Status RemoveUnfinishedCheckpoints(Env* env, const std::string& dir);
+// What was not finished goes: every .tmp and, at open, what was being received.
+Status RemoveUnfinishedCheckpoints(Env* env, const std::string& dir, bool received);
+// "000000000000002a.<16 hex digits>.recv": what arrives from another member; `random` tells apart two of one index.
+std::string ReceivedFileName(uint64_t index, uint64_t random);
 
 }  // namespace fastkv

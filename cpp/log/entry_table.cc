@@ -42,6 +42,11 @@ void EntryTable::CutFrom(uint64_t index) {
   while (!terms_.empty() && terms_.back().first_index >= index) terms_.pop_back();
 }
 
+void EntryTable::GoOnAfter(uint64_t index, uint64_t term) {
+  if (Holds(index) && Term(index) == term) return CutFrom(index + 1);
+  Reset(index + 1);
+}
+
 void EntryTable::DropSegment(uint64_t sequence) {
   if (runs_.empty() || runs_.front().sequence != sequence) return;
   runs_.pop_front();

@@ -2,11 +2,16 @@
 
 #include <cstring>
 
+#include "base/check.h"
 #include "base/coding.h"
 #include "base/crc32c.h"
 
 namespace fastkv {
 namespace {
+
+constexpr int kKindShift = 56;
+constexpr uint64_t kAloneFlag = uint64_t{1} << 63;
+
 constexpr std::string_view kMagic("fkvlog\0\1", 8);
 constexpr size_t kHeaderCrcAt = kSegmentHeaderBytes - 4;
 }  // namespace
@@ -77,8 +82,9 @@ std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset
   return record;
 }
 
-void EncodeEntryPrefix(uint64_t term, uint64_t index, char out[kEntryPrefixBytes]) {
-  StoreU64(out, term);
+void EncodeEntryPrefix(uint64_t term, uint64_t index, EntryKind kind, char out[kEntryPrefixBytes]) {
+  FASTKV_CHECK(term <= kTermMax);
+  StoreU64(out, term | static_cast<uint64_t>(kind) << kKindShift);
   StoreU64(out + 8, index);
 }
 
@@ -86,6 +92,10 @@ std::optional<LogEntry> DecodeEntry(std::string_view payload) {
   ByteReader in(payload);
   LogEntry entry;
   if (!in.U64(&entry.term) || !in.U64(&entry.index) || entry.index == 0 || entry.index > kIndexMax) return std::nullopt;
+  const uint64_t kind = entry.term >> kKindShift;
+  if (kind > static_cast<uint64_t>(EntryKind::kEmpty)) return std::nullopt;
+  entry.kind = static_cast<EntryKind>(kind);
+  entry.term &= kTermMax;
   entry.batch = in.rest();
   return entry;
 }
@@ -94,7 +104,8 @@ std::string EncodeHardState(const HardState& state) {
   std::string out;
   PutU64(&out, state.term);
   PutU64(&out, state.vote);
-  PutU64(&out, state.commit);
+  FASTKV_CHECK(state.commit <= kIndexMax);
+  PutU64(&out, state.commit | (state.alone ? kAloneFlag : 0));
   return out;
 }
 
@@ -102,6 +113,8 @@ std::optional<HardState> DecodeHardState(std::string_view payload) {
   ByteReader in(payload);
   HardState state;
   if (!in.U64(&state.term) || !in.U64(&state.vote) || !in.U64(&state.commit) || !in.done()) return std::nullopt;
+  state.alone = (state.commit & kAloneFlag) != 0;
+  state.commit &= ~kAloneFlag;
   return state;
 }
 

@@ -24,6 +24,15 @@ inline constexpr size_t kRecordHeaderBytes = 32;
 inline constexpr size_t kEntryPrefixBytes = 16;  // term, index
 inline constexpr uint64_t kRecordPayloadBytesMax = UINT32_MAX;
 inline constexpr uint64_t kIndexMax = INT64_MAX;  // an index above is corruption: index + 1 never overflows
+inline constexpr uint64_t kTermMax = (uint64_t{1} << 56) - 1;  // the byte above it is the entry's kind
+inline constexpr size_t kHardStateBytes = 24;
+
+// What an entry is; raft/messages.py has the same numbers.
+enum class EntryKind : uint8_t {
+  kNormal = 0,      // a batch of commands
+  kConfChange = 1,  // a change of membership, which only the node understands
+  kEmpty = 2,       // nothing to apply, whatever it carries
+};
 
 enum class RecordType : uint8_t { kEntry = 1, kHardState = 2, kSnapshot = 3, kClean = 4, kMeta = 5 };
 
@@ -48,6 +57,8 @@ struct HardState {
   uint64_t term = 0;
   uint64_t vote = 0;
   uint64_t commit = 0;
+  // The writer was the only voter: entries behind `commit` are committed too, up to the first change of membership.
+  bool alone = false;
   bool operator==(const HardState&) const = default;
 };
 
@@ -55,6 +66,7 @@ struct LogEntry {
   uint64_t term = 0;
   uint64_t index = 0;
   std::string_view batch;
+  EntryKind kind = EntryKind::kNormal;
 };
 
 // Bytes a record of this payload takes in a segment, padding included.
@@ -77,7 +89,7 @@ std::optional<RecordView> DecodeRecord(std::string_view segment, uint64_t offset
 void EncodeRecordHeader(const RecordView& record, uint64_t payload_length, char out[kRecordHeaderBytes]);
 
 // Payloads. Encoded: fixed fields only (an entry's batch follows its prefix).
-void EncodeEntryPrefix(uint64_t term, uint64_t index, char out[kEntryPrefixBytes]);
+void EncodeEntryPrefix(uint64_t term, uint64_t index, EntryKind kind, char out[kEntryPrefixBytes]);
 std::optional<LogEntry> DecodeEntry(std::string_view payload);
 std::string EncodeHardState(const HardState& state);
 std::optional<HardState> DecodeHardState(std::string_view payload);

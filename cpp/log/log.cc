@@ -45,7 +45,7 @@ Status Log::Append(uint64_t term, uint64_t index, std::span<const std::string_vi
   FASTKV_RETURN_IF_ERROR(log.Writable());
   FASTKV_CHECK(index > log.floor.index && index <= log.table.last_index() + 1);
   char prefix[kEntryPrefixBytes];
-  EncodeEntryPrefix(term, index, prefix);
+  EncodeEntryPrefix(term, index, EntryKind::kNormal, prefix);
   FASTKV_RETURN_IF_ERROR(log.AppendRecord(RecordType::kEntry, {prefix, sizeof prefix}, batch_parts));
   return {};
 }
@@ -89,11 +89,7 @@ Status Log::Impl::AppendMark(uint64_t index, uint64_t term) {
   }
   floor = {index, term};
   disk_next_index = index + 1;
-  if (index > table.last_index()) {
-    table.Reset(index + 1);
-  } else {
-    table.CutFrom(index + 1);
-  }
+  table.GoOnAfter(index, term);
   return {};
 }
 
@@ -105,15 +101,7 @@ Status Log::Impl::AppendRecord(RecordType type, std::string_view prefix, std::sp
     return {Code::kRequestTooLarge, "a log record of " + std::to_string(payload_length) + " bytes; the most is " +
                                         std::to_string(kRecordPayloadBytesMax)};
   }
-  if (mark_pending) {
-    FASTKV_RETURN_IF_ERROR(AppendMark(floor.index, floor.term));
-  }
-  const uint64_t bytes = RecordBytes(payload_length);
-  if (!segments.empty()) FASTKV_RETURN_IF_ERROR(ZeroDirty(segments.back().get()));
-  if (segments.empty() || segments.back()->file == nullptr ||
-      bytes > segments.back()->capacity - segments.back()->end) {
-    FASTKV_RETURN_IF_ERROR(Rotate(bytes));
-  }
+  FASTKV_RETURN_IF_ERROR(MakeRoom(RecordBytes(payload_length)));
   Segment* segment = segments.back().get();
   if (type == RecordType::kEntry) table.Reserve(segment->sequence);
   const uint64_t offset = segment->end;
@@ -125,6 +113,19 @@ Status Log::Impl::AppendRecord(RecordType type, std::string_view prefix, std::sp
     disk_next_index = entry.index + 1;
   }
   last_is_clean = type == RecordType::kClean;
+  return {};
+}
+
+// The current segment can take a record of that many bytes, and nothing that is owed stands before it.
+Status Log::Impl::MakeRoom(uint64_t record_bytes) {
+  if (mark_pending) {
+    FASTKV_RETURN_IF_ERROR(AppendMark(floor.index, floor.term));
+  }
+  if (!segments.empty()) FASTKV_RETURN_IF_ERROR(ZeroDirty(segments.back().get()));
+  if (segments.empty() || segments.back()->file == nullptr ||
+      record_bytes > segments.back()->capacity - segments.back()->end) {
+    FASTKV_RETURN_IF_ERROR(Rotate(record_bytes));
+  }
   return {};
 }
 

@@ -91,7 +91,12 @@ class Log {
   Status Append(uint64_t term, uint64_t index, std::string_view batch);
   Status Append(uint64_t term, uint64_t index, std::span<const std::string_view> batch_parts);
   Status AppendHardState(const HardState& state);
-  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above.
+  // Entries and, unless null, the hard state behind them, in one write where one segment holds them. If it fails, a
+  // beginning of them may have been appended; the same group may be appended again. REQUIRES: entries are consecutive;
+  // the first as for Append.
+  Status AppendGroup(std::span<const LogEntry> entries, const HardState* hard_state);
+  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above. What it held
+  // up to there stays only if it ends with this term.
   Status AppendSnapshot(uint64_t index, uint64_t term);
   Status AppendMeta(std::string_view bytes);
 
@@ -103,6 +108,7 @@ class Log {
   struct OwnedEntry {
     uint64_t term = 0, index = 0;
     std::string batch;
+    EntryKind kind = EntryKind::kNormal;
   };
   Status Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* out);
   // Of an entry that is here, or of the start or last snapshot mark.

@@ -49,9 +49,12 @@ struct Log::Impl {
   // log.cc; mu is held
   Status Writable() const;
   Status AppendRecord(RecordType type, std::string_view prefix, std::span<const std::string_view> parts);
+  Status MakeRoom(uint64_t record_bytes);
   Status AppendMark(uint64_t index, uint64_t term);
   Status WriteRecord(Segment* segment, RecordType type, std::string_view prefix,
                      std::span<const std::string_view> parts, uint64_t payload_length);
+  struct GroupRecord;
+  Status AppendRun(std::span<const GroupRecord> records, size_t* written);  // log_group.cc
   Status ZeroDirty(Segment* segment);
   Status Rotate(uint64_t record_bytes);
   Status SyncNames();
@@ -94,6 +97,7 @@ struct Log::Impl {
   Status poison;
   LogCounters counters;
   std::vector<std::string_view> write_parts;  // reused by every append
+  std::string group_bytes;                    // by every AppendGroup
   size_t segments_entered = 0;                // during recovery
 };
 

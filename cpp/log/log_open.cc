@@ -61,7 +61,11 @@ Status Log::Impl::Recover(const LogStart& start, LogRecovered* recovered) {
                                               std::to_string(scan.segments.back().used_bytes) + ")") +
                  ": it was written but never synced");
   }
-  if (start.index > table.last_index()) {
+  // An entry of another term where the checkpoint ends: a snapshot was received, and the crash came before its mark. What
+  // the log holds is of a history that was given up.
+  const bool superseded =
+      start.index > floor.index && table.Holds(start.index) && table.Term(start.index) != start.term;
+  if (start.index > table.last_index() || superseded) {
     table.Reset(start.index + 1);
     floor = {start.index, start.term};
     mark_pending = true;
@@ -126,11 +130,7 @@ Status Log::Impl::Visit(const RecordView& record, const RecordPlace& place, cons
       if (!mark) break;
       recovered->has_snapshot = true;
       recovered->snapshot = *mark;
-      if (mark->index > table.last_index()) {
-        table.Reset(mark->index + 1);
-      } else {
-        table.CutFrom(mark->index + 1);
-      }
+      table.GoOnAfter(mark->index, mark->term);
       return {};
     }
     case RecordType::kClean: {

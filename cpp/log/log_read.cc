@@ -80,7 +80,7 @@ Status Log::Read(uint64_t index, uint64_t bytes_max, std::vector<OwnedEntry>* ou
         return {Code::kCorrupt, path + ": the record at offset " + std::to_string(offset) + " (entry " +
                                     std::to_string(index) + ") is damaged; `fastkv check` shows what is left"};
       }
-      out->push_back({entry->term, entry->index, std::string(entry->batch)});
+      out->push_back({entry->term, entry->index, std::string(entry->batch), entry->kind});
       ++index;
     }
     taken += end - begin;
@@ -104,8 +104,8 @@ Status Log::Term(uint64_t index, uint64_t* term) const {
 uint64_t Log::BytesSince(uint64_t index) const {
   const Impl& log = *impl_;
   const std::lock_guard guard(log.mu);
-  if (log.segments.empty() || index >= log.table.last_index()) return 0;
   const uint64_t next = std::max(index + 1, log.table.first_index());
+  if (log.segments.empty() || next > log.table.last_index()) return 0;
   const EntryTable::Place place = log.table.Find(next);
   return log.position() - (log.FindSegment(place.sequence)->base + place.offset);
 }

@@ -18,8 +18,10 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -51,6 +53,9 @@ enum CommandTag : uint64_t {
   kTagLeaseCheckpoint = 11,
 };
 
+// Another tag in a log is one of a newer format.
+inline bool IsCommandTag(uint64_t tag) { return tag >= kTagPut && tag <= kTagLeaseCheckpoint; }
+
 constexpr uint64_t kAlarmNoSpace = 1, kAlarmCorrupt = 2;  // etcd's AlarmType
 constexpr int64_t kLeaseTtlMax = 9'000'000'000;
 // What a command may weigh: a value of 2 GiB and its key. A record counts its bytes in 32 bits.
@@ -76,6 +81,7 @@ class Store final : public EventSource {
 
   // What response headers carry; zeros are left out.
   void SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term);
+  uint64_t member_id() const { return member_id_.load(std::memory_order_relaxed); }
 
   // -- the writer's: hold the lock over a batch
   std::unique_lock<std::mutex> WriteLock() { return std::unique_lock(write_mutex_); }
@@ -98,7 +104,7 @@ class Store final : public EventSource {
     for (;;) {
       int64_t at = 0;
       if (Code code = Resolve(revision, &at); code != Code::kOk) return code;
-      const Record* record = tree_.Find(key);
+      const Record* record = contents().tree.Find(key);
       if (record != nullptr) record = record->VisibleAt(at);
       *found = record == nullptr || record->tombstone() ? nullptr : record;
       // Passed meanwhile by compaction: an explicit revision is refused now, the latest is read again.
@@ -128,6 +134,12 @@ class Store final : public EventSource {
   };
   Stats GetStats() const;
   void Check(std::vector<std::string>* problems) const;
+
+  // Takes over all that `loaded` holds but its identity: a later state of the same history, of which this store had a
+  // beginning. Readers are not disturbed: who reads on at a revision that the new state has compacted away is told so.
+  // Waits until no picture is alive. `along` is called under the write lock. REQUIRES: nobody else uses `loaded`, which
+  // goes; its revisions are not below this store's.
+  void Adopt(std::unique_ptr<Store> loaded, const std::function<void()>& along);
 
   // -- checkpoints: a consistent picture taken under the lock, written out later without it
   struct Picture {
@@ -179,6 +191,16 @@ class Store final : public EventSource {
   friend class Transaction;
   struct Change;  // one command's revision while it is being made
 
+  // What readers walk. Replaced as a whole by Adopt, so a reader loads it under its guard, once it knows its revision,
+  // and walks only that: a position in one index means nothing in another.
+  struct Contents {
+    SlabPool pool;    // declared first: records, nodes and separators go with it, after
+    Retired retired;  // what waits for readers to leave, after the indexes that retire into it
+    BTree tree{&retired, &pool};
+    RevisionIndex index{&retired};
+  };
+  const Contents& contents() const { return *contents_.load(std::memory_order_acquire); }
+
   int64_t PutKey(Change* change, std::string_view key, std::string_view value, int64_t lease);
   int64_t DeleteKeys(Change* change, const KeyRange& range, std::string* prev_kvs);
   void Publish(const Change& change);
@@ -205,10 +227,9 @@ class Store final : public EventSource {
   void RetireRecord(Record* record);
 
   mutable std::mutex write_mutex_;
-  SlabPool pool_;    // declared first: records, nodes and separators go with it, after
-  Retired retired_;  // what waits for readers to leave, after the indexes that retire into it
-  BTree tree_{&retired_, &pool_};
-  RevisionIndex index_{&retired_};
+  Retired replaced_;                  // contents that a snapshot has taken the place of
+  std::unique_ptr<Contents> current_;  // the writer's; what readers see of it:
+  std::atomic<const Contents*> contents_;
   std::atomic<int64_t> revision_{1}, compact_revision_{-1};
   std::atomic<uint64_t> cluster_id_{0}, member_id_{0}, raft_term_{0};
   std::atomic<uint64_t> records_{0}, record_bytes_{0}, live_keys_{0},
@@ -218,6 +239,7 @@ class Store final : public EventSource {
   uint64_t compact_position_ = 0;
   bool compact_pending_ = false;
   int pictures_ = 0;
+  std::condition_variable no_pictures_;
 };
 
 }  // namespace fastkv

@@ -5,7 +5,7 @@
 
 namespace fastkv {
 
-Store::Store() = default;
+Store::Store() : current_(std::make_unique<Contents>()), contents_(current_.get()) {}
 Store::~Store() = default;
 
 void Store::SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term) {
@@ -25,7 +25,9 @@ void Store::AppendHeader(std::string* to, int64_t revision) const {
 
 Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response) {
   // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put.
-  if (retired_.size() >= 64) retired_.Reclaim();
+  if (current_->retired.size() >= 64) current_->retired.Reclaim();
+  if (replaced_.size() > 0) [[unlikely]]
+    replaced_.Reclaim();
   if (!alarms_.empty()) {
     if (const Code refused = Alarmed(tag, payload); refused != Code::kOk) return refused;
   }
@@ -61,12 +63,12 @@ Code Store::Alarmed(uint64_t tag, std::string_view payload) const {
 }
 
 const Record* Store::Newest(std::string_view key) const {
-  const Record* record = tree_.Find(key);
+  const Record* record = contents().tree.Find(key);
   return record == nullptr || record->tombstone() ? nullptr : record;
 }
 
 int64_t Store::PutKey(Change* change, std::string_view key, std::string_view value, int64_t lease) {
-  const BTree::Place place = tree_.Locate(key);
+  const BTree::Place place = current_->tree.Locate(key);
   const int64_t main = change->begin + 1;
   Record::KeyValue kv{key, value, main, main, 1, lease};
   if (place.newest != nullptr && !place.newest->tombstone()) {
@@ -78,10 +80,10 @@ int64_t Store::PutKey(Change* change, std::string_view key, std::string_view val
     live_keys_.fetch_add(1, std::memory_order_relaxed);
   }
   if (lease != 0) lessor_.Attach(lease, key);
-  Record* record = Record::NewPut(kv, change->subs, place.newest, compact_revision(), &pool_);
+  Record* record = Record::NewPut(kv, change->subs, place.newest, compact_revision(), &current_->pool);
   ++change->subs;
-  tree_.Install(place, record);
-  index_.Append(record);
+  current_->tree.Install(place, record);
+  current_->index.Append(record);
   records_.fetch_add(1, std::memory_order_relaxed);
   record_bytes_.fetch_add(Record::AllocatedBytes(record), std::memory_order_relaxed);
   return main;
@@ -91,17 +93,17 @@ int64_t Store::PutKey(Change* change, std::string_view key, std::string_view val
 int64_t Store::DeleteKeys(Change* change, const KeyRange& range, std::string* prev_kvs) {
   int64_t deleted = 0;
   // A tombstone takes the place of a record in its slot: the tree keeps its shape and the cursor stays valid.
-  for (BTree::Cursor cursor = tree_.LowerBound(range.begin); cursor.valid(); cursor.Next()) {
+  for (BTree::Cursor cursor = current_->tree.LowerBound(range.begin); cursor.valid(); cursor.Next()) {
     auto* newest = const_cast<Record*>(cursor.record());
     const std::string_view key = newest->key();
     if (range.Beyond(key)) break;
     if (newest->tombstone()) continue;
     if (prev_kvs != nullptr) AppendBytesAlways(prev_kvs, 3, newest->encoded());
     if (newest->leased()) lessor_.Detach(newest->Decode().lease, key);
-    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &pool_);
+    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &current_->pool);
     ++change->subs;
-    tree_.Install({cursor, newest}, tombstone);
-    index_.Append(tombstone);
+    current_->tree.Install({cursor, newest}, tombstone);
+    current_->index.Append(tombstone);
     records_.fetch_add(1, std::memory_order_relaxed);
     record_bytes_.fetch_add(Record::AllocatedBytes(tombstone), std::memory_order_relaxed);
     ++deleted;
@@ -241,18 +243,20 @@ std::vector<std::pair<uint64_t, uint64_t>> Store::Alarms() const {
 }
 
 Store::Stats Store::GetStats() const {
+  const EpochGuard guard;
+  const Contents& now = contents();
   return {live_keys_.load(std::memory_order_relaxed), records_.load(std::memory_order_relaxed),
-          record_bytes_.load(std::memory_order_relaxed) + tree_.memory_bytes() + index_.memory_bytes(),
+          record_bytes_.load(std::memory_order_relaxed) + now.tree.memory_bytes() + now.index.memory_bytes(),
           leases_.load(std::memory_order_relaxed)};
 }
 
 void Store::RetireRecord(Record* record) {
   records_.fetch_sub(1, std::memory_order_relaxed);
   record_bytes_.fetch_sub(Record::AllocatedBytes(record), std::memory_order_relaxed);
-  retired_.Add(
+  current_->retired.Add(
       record,
       [](void* memory, void* pool) { Record::Delete(static_cast<Record*>(memory), static_cast<SlabPool*>(pool)); },
-      &pool_);
+      &current_->pool);
 }
 
 }  // namespace fastkv

@@ -19,7 +19,7 @@ Code Store::ApplyCompaction(std::string_view payload, std::string* response) {
   if (request.revision <= compact_revision()) return Code::kCompacted;
   if (request.revision > revision()) return Code::kFutureRevision;
   compact_revision_.store(request.revision, std::memory_order_release);
-  compact_position_ = index_.begin();
+  compact_position_ = current_->index.begin();
   compact_pending_ = true;
   AppendHeader(response, revision());
   return Code::kOk;
@@ -29,11 +29,13 @@ bool Store::CompactStep(size_t revisions_max) {
   if (!compact_pending_) return true;
   if (pictures_ > 0) return false;
   const int64_t compacted = compact_revision();
-  const uint64_t end = index_.end();
+  BTree& tree = current_->tree;
+  RevisionIndex& index = current_->index;
+  const uint64_t end = index.end();
   std::vector<Record*> garbage;
-  uint64_t trim = index_.begin();
+  uint64_t trim = index.begin();
   for (size_t steps = 0; compact_position_ < end && steps < revisions_max; ++steps, ++compact_position_) {
-    Record* record = index_.mutable_at(compact_position_);
+    Record* record = index.mutable_at(compact_position_);
     if (record->main() > compacted) break;
     // Records of the compact revision itself stay in the revision index, so what they point to may not go yet.
     Record* older = record->older();
@@ -44,20 +46,20 @@ bool Store::CompactStep(size_t revisions_max) {
     if (record->main() == compacted) continue;
     trim = compact_position_ + 1;
     if (record->tombstone()) {
-      const BTree::Place place = tree_.Locate(record->key());
+      const BTree::Place place = tree.Locate(record->key());
       // Not the newest: a later record of the key still points here. VisibleAt finds the tombstone, that is, nothing;
       // it goes when that record is compacted in turn.
       if (place.newest == record) {
-        tree_.Erase(place);
+        tree.Erase(place);
         garbage.push_back(record);
       }
     }
   }
   // First out of the readers' sight, then retired.
-  index_.TrimTo(trim);
+  index.TrimTo(trim);
   for (Record* record : garbage) RetireRecord(record);
-  retired_.Reclaim();
-  const bool done = compact_position_ == end || index_.at(compact_position_)->main() > compacted;
+  current_->retired.Reclaim();
+  const bool done = compact_position_ == end || index.at(compact_position_)->main() > compacted;
   compact_pending_ = !done;
   return done;
 }

@@ -43,10 +43,11 @@ Code Store::HashKv(int64_t asked, uint32_t* hash, int64_t* compact_revision, int
     int64_t at = 0;
     if (Code code = Resolve(asked, &at); code != Code::kOk) return code;
     const int64_t compacted = this->compact_revision();
+    const Contents& now = contents();
     std::vector<const Record*> kept;         // at or below the compact revision: live at `at` ...
     std::vector<const Record*> overwritten;  // ... and since replaced or deleted
     bool anything_live = false;
-    for (BTree::Cursor cursor = tree_.LowerBound({}); cursor.valid(); cursor.Next()) {
+    for (BTree::Cursor cursor = now.tree.LowerBound({}); cursor.valid(); cursor.Next()) {
       const Record* live = cursor.record()->VisibleAt(at);
       if (live != nullptr && live->tombstone()) live = nullptr;
       anything_live = anything_live || live != nullptr;
@@ -59,9 +60,9 @@ Code Store::HashKv(int64_t asked, uint32_t* hash, int64_t* compact_revision, int
     std::sort(kept.begin(), kept.end(), Before);
     uint32_t crc = Crc32c("key");
     for (const Record* record : kept) crc = HashRecord(crc, record);
-    const uint64_t end = index_.end();
-    for (uint64_t position = index_.LowerBound(compacted + 1); position < end; ++position) {
-      const Record* record = index_.at(position);
+    const uint64_t end = now.index.end();
+    for (uint64_t position = now.index.LowerBound(compacted + 1); position < end; ++position) {
+      const Record* record = now.index.at(position);
       if (record == nullptr) continue;
       if (record->main() > at) break;
       crc = HashRecord(crc, record);
@@ -98,11 +99,13 @@ uint32_t Store::Hash() {
 
 void Store::Check(std::vector<std::string>* problems) const {
   const std::lock_guard lock(write_mutex_);
-  tree_.Check(problems);
+  const BTree& tree = current_->tree;
+  const RevisionIndex& index = current_->index;
+  tree.Check(problems);
   const int64_t current = revision();
   uint64_t records = 0;
   std::unordered_set<const Record*> reachable;
-  for (BTree::Cursor cursor = tree_.LowerBound({}); cursor.valid(); cursor.Next()) {
+  for (BTree::Cursor cursor = tree.LowerBound({}); cursor.valid(); cursor.Next()) {
     const std::string_view key = cursor.record()->key();
     const Record* newer = nullptr;
     for (const Record* record = cursor.record(); record != nullptr; newer = record, record = record->older()) {
@@ -127,8 +130,8 @@ void Store::Check(std::vector<std::string>* problems) const {
   }
   if (records != records_.load(std::memory_order_relaxed)) problems->push_back("records: the count is wrong");
   const Record* previous = nullptr;
-  for (uint64_t position = index_.begin(); position < index_.end(); ++position) {
-    const Record* record = index_.at(position);
+  for (uint64_t position = index.begin(); position < index.end(); ++position) {
+    const Record* record = index.at(position);
     if (record == nullptr || !reachable.contains(record)) {
       problems->push_back("revision index: an entry without a record at position " + std::to_string(position));
       continue;

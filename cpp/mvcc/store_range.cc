@@ -107,8 +107,9 @@ int64_t Store::HeaderRevision(const RangeRequest& request, int64_t at) const {
 
 void Store::RangeFields(const RangeRequest& request, int64_t revision, std::string* to) const {
   const KeyRange range(request.key, request.range_end);
+  const BTree& tree = contents().tree;
   if (request.count_only) {
-    AppendNumber(to, 4, CountAt(tree_.LowerBound(range.begin), range, revision));
+    AppendNumber(to, 4, CountAt(tree.LowerBound(range.begin), range, revision));
     return;
   }
   const bool sorted = request.sort_order != RangeRequest::kNone || request.sort_target != RangeRequest::kKey;
@@ -118,7 +119,7 @@ void Store::RangeFields(const RangeRequest& request, int64_t revision, std::stri
     const int64_t limit = request.limit > 0 ? request.limit : INT64_MAX;
     int64_t kvs = 0;
     bool more = false;
-    const BTree::Cursor rest = VisitVisible(tree_, range, revision, [&](const Record* record) {
+    const BTree::Cursor rest = VisitVisible(tree, range, revision, [&](const Record* record) {
       if (kvs == limit) {
         more = true;
         return false;
@@ -136,7 +137,7 @@ void Store::RangeFields(const RangeRequest& request, int64_t revision, std::stri
   // etcd's quirk: without an explicit order only limit + 1 keys are fetched, in key order, and those are sorted.
   const int64_t fetch_max =
       !fetch_all && request.limit > 0 && request.limit < INT64_MAX ? request.limit + 1 : INT64_MAX;
-  VisitVisible(tree_, range, revision, [&](const Record* record) {
+  VisitVisible(tree, range, revision, [&](const Record* record) {
     if (count++ < fetch_max && PassesFilters(request, record)) records.push_back(record);
     return true;
   });
@@ -213,7 +214,7 @@ Code Store::RangeChunk(std::string_view bytes, size_t bytes_max, std::string* re
       int64_t kvs = 0;
       bool full = false, more = false;
       std::string_view resume;
-      const BTree::Cursor rest = VisitVisible(tree_, range, at, [&](const Record* record) {
+      const BTree::Cursor rest = VisitVisible(contents().tree, range, at, [&](const Record* record) {
         more = kvs == limit;
         full = kvs > 0 && response->size() + record->encoded().size() > bytes_max;
         if (more || full) {
@@ -253,16 +254,17 @@ Code Store::Scan(const KeyRange& range, int64_t revision, size_t limit, bool rev
     int64_t at = 0;
     if (Code code = Resolve(revision, &at); code != Code::kOk) return code;
     out->clear();
+    const BTree& tree = contents().tree;
     if (!reverse) {
-      VisitVisible(tree_, range, at, [&](const Record* record) {
+      VisitVisible(tree, range, at, [&](const Record* record) {
         if (limit > 0 && out->size() == limit) return false;
         out->push_back(record);
         return true;
       });
     } else {
-      BTree::Cursor cursor = range.unbounded ? tree_.Last()
-                             : range.single  ? tree_.LowerBound(range.begin)
-                                             : tree_.Before(range.end);
+      BTree::Cursor cursor = range.unbounded ? tree.Last()
+                             : range.single  ? tree.LowerBound(range.begin)
+                                             : tree.Before(range.end);
       for (; cursor.valid() && (limit == 0 || out->size() < limit); cursor.Prev()) {
         const Record* newest = cursor.record();
         if (newest->key() < range.begin) break;
@@ -281,7 +283,7 @@ Code Store::Count(const KeyRange& range, int64_t revision, int64_t* count) const
   for (;;) {
     int64_t at = 0;
     if (Code code = Resolve(revision, &at); code != Code::kOk) return code;
-    *count = CountAt(tree_.LowerBound(range.begin), range, at);
+    *count = CountAt(contents().tree.LowerBound(range.begin), range, at);
     if (compact_revision() <= at) return Code::kOk;
   }
 }
@@ -290,7 +292,7 @@ void Store::History(std::string_view key, std::vector<const Record*>* out) const
   const int64_t compacted = compact_revision();
   out->clear();
   const int64_t current = revision();
-  const Record* record = tree_.Find(key);
+  const Record* record = contents().tree.Find(key);
   if (record != nullptr) record = record->VisibleAt(current);
   for (; record != nullptr; record = record->older()) {
     if (record->main() <= compacted) {  // the one still readable, unless it says that there was nothing
@@ -303,12 +305,13 @@ void Store::History(std::string_view key, std::vector<const Record*>* out) const
 }
 
 int64_t Store::Events(int64_t from, int64_t to, size_t limit, std::vector<const Record*>* out) const {
-  const uint64_t end = index_.end();
-  uint64_t position = index_.LowerBound(from);
+  const RevisionIndex& index = contents().index;
+  const uint64_t end = index.end();
+  uint64_t position = index.LowerBound(from);
   const size_t first = out->size();
   int64_t covered = to;
   for (; position < end; ++position) {
-    const Record* record = index_.at(position);
+    const Record* record = index.at(position);
     if (record == nullptr) continue;  // trimmed: the caller will find that compaction has passed `from`
     if (record->main() > to) break;
     if (out->size() - first >= limit && record->main() != out->back()->main()) {

@@ -39,9 +39,30 @@ Store::Picture Store::TakePicture() {
   return picture;
 }
 
+void Store::Adopt(std::unique_ptr<Store> loaded, const std::function<void()>& along) {
+  std::unique_lock lock(write_mutex_);
+  no_pictures_.wait(lock, [this] { return pictures_ == 0; });
+  FASTKV_CHECK(loaded->revision() >= revision() && loaded->compact_revision() >= compact_revision());
+  // The compact revision first: who finds the new contents must also find what they no longer hold. The revision last:
+  // who finds it must find the contents that reach so far.
+  compact_revision_.store(loaded->compact_revision(), std::memory_order_release);
+  std::unique_ptr<Contents> old = std::exchange(current_, std::move(loaded->current_));
+  contents_.store(current_.get(), std::memory_order_release);
+  revision_.store(loaded->revision(), std::memory_order_release);
+  replaced_.Add(old.release(), [](void* contents, void*) { delete static_cast<Contents*>(contents); });
+  lessor_ = std::move(loaded->lessor_);
+  alarms_ = std::move(loaded->alarms_);
+  for (const auto counter : {&Store::records_, &Store::record_bytes_, &Store::live_keys_, &Store::leases_}) {
+    (this->*counter).store(((*loaded).*counter).load(std::memory_order_relaxed), std::memory_order_relaxed);
+  }
+  compact_position_ = loaded->compact_position_;
+  compact_pending_ = loaded->compact_pending_;
+  along();
+}
+
 void Store::ReleasePicture() {
   const std::lock_guard lock(write_mutex_);
-  --pictures_;
+  if (--pictures_ == 0) no_pictures_.notify_all();
 }
 
 // Calls visit(chain, newest first) for each key under a guard. Where it returns false the guard is let go, between(the
@@ -53,7 +74,7 @@ void Store::VisitChains(const Picture& picture, Visit&& visit, Between&& between
   std::string resume;
   auto slice = [&] {
     EpochGuard guard;
-    for (BTree::Cursor cursor = tree_.LowerBound(resume); cursor.valid(); cursor.Next()) {
+    for (BTree::Cursor cursor = contents().tree.LowerBound(resume); cursor.valid(); cursor.Next()) {
       chain.clear();
       const Record* record = cursor.record()->VisibleAt(picture.revision);
       for (; record != nullptr && record->main() > picture.compact_revision; record = record->older()) {
@@ -135,7 +156,7 @@ bool Store::Loader::AddChains(std::string_view payload) {
     Record* record = nullptr;
     if (main <= INT64_MAX && sub <= UINT32_MAX && flags <= (kTombstoneFlag | kFirstFlag) && kv.size() < UINT32_MAX) {
       record = Record::NewEncoded(kv, static_cast<int64_t>(main), static_cast<uint32_t>(sub), flags & kTombstoneFlag,
-                                  first ? nullptr : before, &store_->pool_);
+                                  first ? nullptr : before, &store_->current_->pool);
     }
     if (record == nullptr) return refuse("a record is malformed");
     bytes_ += Record::AllocatedBytes(record);
@@ -186,8 +207,8 @@ bool Store::Loader::Finish(const Picture& picture) {
   for (size_t i = 1; i < indexed_.size(); ++i) {
     if (indexed_[i - 1].main == indexed_[i].main && indexed_[i - 1].sub == indexed_[i].sub) return false;
   }
-  store_->tree_.BulkLoad(newest_);
-  for (const Indexed& entry : indexed_) store_->index_.Append(entry.record);
+  store_->current_->tree.BulkLoad(newest_);
+  for (const Indexed& entry : indexed_) store_->current_->index.Append(entry.record);
   store_->records_.store(records);
   store_->record_bytes_.store(bytes_);
   for (const LeaseInfo& lease : picture.leases) {

@@ -62,11 +62,11 @@ class Transaction {
     const KeyRange range(compare.key, compare.range_end);
     bool any = false;
     if (range.single) {
-      const Record* record = store_->tree_.Find(compare.key);
+      const Record* record = store_->contents().tree.Find(compare.key);
       if (record != nullptr) record = record->VisibleAt(at_);
       if (record != nullptr && !record->tombstone()) return HoldsFor(compare, record->Decode());
     } else {
-      for (BTree::Cursor cursor = store_->tree_.LowerBound(range.begin); cursor.valid(); cursor.Next()) {
+      for (BTree::Cursor cursor = store_->contents().tree.LowerBound(range.begin); cursor.valid(); cursor.Next()) {
         if (range.Beyond(cursor.record()->key())) break;
         const Record* record = cursor.record()->VisibleAt(at_);
         if (record == nullptr || record->tombstone()) continue;

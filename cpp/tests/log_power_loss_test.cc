@@ -38,8 +38,12 @@ struct Meaning {
     entries[index] = {term, batch};
     last_index = index;
   }
-  void Mark(uint64_t index) {
-    if (index > last_index) entries.clear();
+  bool HoldsOther(uint64_t index, uint64_t term) const {
+    const auto found = entries.find(index);
+    return found != entries.end() && found->second.first != term;
+  }
+  void Mark(uint64_t index, uint64_t term) {
+    if (index > last_index || HoldsOther(index, term)) entries.clear();
     entries.erase(entries.upper_bound(index), entries.end());
     last_index = index;
   }
@@ -107,8 +111,8 @@ class PowerLossRun {
       meanings_.erase(meanings_.upper_bound(number), meanings_.end());
       Meaning expected = meanings_[number];
       mark_pending_at_ = UINT64_MAX;
-      if (expected.last_index < checkpoint_index_) {
-        expected.Mark(checkpoint_index_);
+      if (expected.last_index < checkpoint_index_ || expected.HoldsOther(checkpoint_index_, checkpoint_term_)) {
+        expected.Mark(checkpoint_index_, checkpoint_term_);
         ++jumps_;
         mark_pending_at_ = number;
       }
@@ -146,13 +150,15 @@ class PowerLossRun {
         const uint64_t index = now_.last_index + Below(3);
         if (index <= checkpoint_index_) continue;
         Meaning after = now_;
-        after.Mark(index);
+        const auto there = now_.entries.find(index);
+        const uint64_t term = there != now_.entries.end() && Below(2) == 0 ? there->second.first : 9;
+        after.Mark(index, term);
         // A mark follows the checkpoint that it names, which is durable by then; a crash may lose the mark, not the
         // checkpoint.
         checkpoint_index_ = index;
-        checkpoint_term_ = 9;
+        checkpoint_term_ = term;
         mark_pending_at_ = UINT64_MAX;  // this one takes its place
-        error = Appended(log_->AppendSnapshot(index, 9), after);
+        error = Appended(log_->AppendSnapshot(index, term), after);
       } else if (choice < 90) {
         const uint64_t number = log_->last_number();
         if (log_->Sync().ok()) acknowledged_ = number;

@@ -67,6 +67,7 @@ struct WatchHub::Impl {
   uint64_t Add(WatchSpec spec);
   void Cancel(uint64_t id);
   void Sweep(int64_t to);
+  void Resync(int64_t to);
   std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max, bool* more);
   bool Wait(uint64_t id, double timeout_s);
   std::vector<uint64_t> Ready();
@@ -209,6 +210,29 @@ void WatchHub::Impl::Sweep(int64_t to) {
   }
 }
 
+void WatchHub::Impl::Resync(int64_t to) {
+  MatchLock lock(this);
+  const int64_t from = swept.load(std::memory_order_relaxed) + 1;
+  if (from > to) return;
+  announced.store(to, std::memory_order_relaxed);
+  swept.store(to, std::memory_order_release);
+  std::lock_guard table_lock(table_mutex);
+  for (const auto& [id, watcher] : table) {
+    std::lock_guard watcher_lock(watcher->mutex);
+    if (!watcher->synced) continue;  // it reads on from next_revision by itself
+    if (watcher->pending.empty()) {
+      watcher->next_revision = std::max(watcher->next_revision, from);
+      if (watcher->next_revision > to) continue;
+    } else {
+      watcher->next_revision = watcher->pending.front();
+      std::vector<int64_t>().swap(watcher->pending);
+    }
+    watcher->synced = false;
+    MarkReady(watcher.get());
+    watcher->wake.notify_all();
+  }
+}
+
 // After a Take has delivered everything up to `done`: is something left?
 bool WatchHub::Impl::Settle(Watcher* watcher, int64_t done) {
   std::lock_guard lock(watcher->mutex);
@@ -309,6 +333,7 @@ WatchHub::~WatchHub() = default;
 uint64_t WatchHub::Add(WatchSpec spec) { return impl_->Add(std::move(spec)); }
 void WatchHub::Cancel(uint64_t id) { impl_->Cancel(id); }
 void WatchHub::Sweep(int64_t to) { impl_->Sweep(to); }
+void WatchHub::Resync(int64_t to) { impl_->Resync(to); }
 std::vector<WatchBatch> WatchHub::Take(uint64_t id, size_t bytes_max, bool* more) {
   return impl_->Take(id, bytes_max, more);
 }

@@ -66,6 +66,11 @@ class WatchHub {
   // compaction (its compact_revision() may have passed: a batch can write and compact).
   void Sweep(int64_t to);
 
+  // The source has jumped to `to` (a snapshot took its place): what is between the last sweep and `to` was matched by
+  // nobody. Every watcher that wants some of it reads on from where it stood, as one that was registered there: if
+  // compaction has passed that, it is told so and forgotten. REQUIRES: as Sweep, one thread at a time with it.
+  void Resync(int64_t to);
+
   // What is pending, up to about bytes_max bytes of events (at least one revision); {} if nothing, or if the id is
   // unknown. Work is bounded: while catching up, {} can also mean "nothing matched so far"; the watcher is then ready
   // again. *more (if asked for): there is more to take or to look at, now.

@@ -18,7 +18,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_Check
 from cython.operator cimport dereference
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
@@ -26,9 +26,10 @@ from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 from fastkv._cpp cimport (
-    AppendBytes, AppendPutOp, Backend, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats, DeletedOf, EpochGuard, ForkGeneration, HubBatch, KeyRange,
-    LeaseInfo, MakeBackend, MakeLogLine, Record, RecordKeyValue, Status, WatchHub, WatchSpec, string_view,
-    WatchForks,
+    Answers, AppendBytes, AppendPutOp, Backend, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats,
+    DeletedOf, EntryKind, EntrySpan, EpochGuard, ForkGeneration, HardState, HubBatch, KeyRange, LeaseInfo, LogEntry,
+    MakeBackend, MakeLogLine, OwnedEntry, Record, RecordKeyValue, Replica, SnapshotReader, SnapshotWriter, Status,
+    WatchForks, WatchHub, WatchSpec, kIndexMax, kTermMax, string_view,
 )
 
 from fastkv import errors
@@ -95,6 +96,112 @@ cdef void _free_backend(object capsule) noexcept:
     del backend
 
 
+cdef int _take_entries(entries, vector[LogEntry]* views, list held) except -1:
+    """Views of (term, index, kind, data)s; `held` keeps the data alive."""
+    cdef LogEntry view
+    cdef uint64_t term, index
+    cdef int kind
+    for term, index, kind, data in entries:
+        if term > kTermMax or index > kIndexMax or kind < 0 or kind > 2:
+            raise ValueError(f"no entry has term {term}, index {index} and kind {kind}")
+        if not PyBytes_Check(data):
+            data = bytes(data)
+        held.append(data)
+        view.term = term
+        view.index = index
+        view.kind = <EntryKind><uint8_t>kind
+        view.batch = _view(data)
+        views.push_back(view)
+    return 0
+
+
+cdef class NativeSnapshotReader:
+    """A checkpoint to be sent; what it reads stays readable until `close`, also when newer ones take its place."""
+
+    cdef unique_ptr[SnapshotReader] _reader
+    cdef NativeEngine _engine
+
+    cdef SnapshotReader* _open(self) except NULL:
+        if self._reader.get() == NULL:
+            raise errors.ClosedError("fastkv: the snapshot is closed")
+        return self._reader.get()
+
+    @property
+    def index(self):
+        return self._open().index()
+
+    @property
+    def term(self):
+        return self._open().term()
+
+    @property
+    def membership(self):
+        return _string_bytes(self._open().membership())
+
+    @property
+    def size(self):
+        return self._open().bytes()
+
+    def read(self, uint64_t offset, size_t length):
+        cdef SnapshotReader* reader = self._open()
+        cdef string out
+        cdef Status status
+        with nogil:
+            status = reader.Read(offset, length, &out)
+        if not status.ok():
+            self._engine._raise(status)
+        return _string_bytes(out)
+
+    def close(self):
+        self._reader.reset()
+
+
+cdef class NativeSnapshotWriter:
+    """A snapshot that arrives: `write` its bytes in order, `finish`, then `snapshot_install` or `abort`."""
+
+    cdef unique_ptr[SnapshotWriter] _writer
+    cdef NativeEngine _engine
+
+    def __dealloc__(self):
+        if self._engine is not None and self._engine._generation != ForkGeneration():
+            self._writer.release()  # the file is the parent's
+
+    cdef SnapshotWriter* _open(self) except NULL:
+        if self._writer.get() == NULL:
+            raise errors.ClosedError("fastkv: the snapshot is closed")
+        self._engine._open()
+        return self._writer.get()
+
+    @property
+    def size(self):
+        return self._open().bytes()
+
+    @property
+    def membership(self):
+        return _string_bytes(self._open().membership())
+
+    def write(self, data):
+        cdef SnapshotWriter* writer = self._open()
+        cdef Status status
+        data = _owned(data)
+        cdef string_view view = _view(data)
+        with nogil:
+            status = writer.Write(view)
+        if not status.ok():
+            self._engine._raise(status)
+
+    def finish(self):
+        cdef SnapshotWriter* writer = self._open()
+        cdef Status status
+        with nogil:
+            status = writer.Finish()
+        if not status.ok():
+            self._engine._raise(status)
+
+    def abort(self):
+        self._writer.reset()
+
+
 cdef class NativeEngine:
     """The C++ engine. path None = in memory. See `fastkv.engine.Engine` for every method."""
 
@@ -126,6 +233,9 @@ cdef class NativeEngine:
         given.limits.max_request_bytes = options.max_request_bytes
         given.segment_bytes_first = options.segment_bytes_first
         given.segment_bytes_max = options.segment_bytes_max
+        given.replicated = options.replicated
+        given.snapshot_count = options.snapshot_count
+        given.snapshot_catchup_entries = options.snapshot_catchup_entries
         if options.log is not None:
             Py_INCREF(options.log)
             self._log = <PyObject*>options.log
@@ -560,3 +670,151 @@ cdef class NativeEngine:
         """A capsule "fastkv.Backend" with a `fastkv::Backend*` (cpp/db/backend.h), for as long as this engine lives."""
         cdef unique_ptr[Backend] backend = MakeBackend(self._open())
         return PyCapsule_New(<void*>backend.release(), b"fastkv.Backend", _free_backend)
+
+    # -- replicated -------------------------------------------------------------------------------------------
+
+    cdef inline Replica* _replica(self) except NULL:
+        cdef Replica* replica = self._open().replica()
+        if replica == NULL:
+            raise RuntimeError("the engine was not opened with Options(replicated=True)")
+        return replica
+
+    @property
+    def membership(self):
+        return _string_bytes(self._replica().membership())
+
+    def set_membership(self, membership):
+        cdef Replica* replica = self._replica()
+        cdef Status status
+        membership = _owned(membership)
+        cdef string_view view = _view(membership)
+        with nogil:
+            status = replica.SetMembership(view)
+        if not status.ok():
+            self._raise(status)
+
+    def log_state(self):
+        cdef HardState state = self._replica().state()
+        return state.term, state.vote, state.commit
+
+    @property
+    def log_first(self):
+        return self._replica().first_index()
+
+    @property
+    def log_last(self):
+        return self._replica().last_index()
+
+    def log_term(self, uint64_t index):
+        cdef uint64_t term = 0
+        cdef Status status = self._replica().Term(index, &term)
+        if not status.ok():
+            self._raise(status)
+        return term
+
+    def log_entries(self, uint64_t low, uint64_t high, uint64_t bytes_max):
+        cdef Replica* replica = self._replica()
+        cdef vector[OwnedEntry] entries
+        cdef Status status
+        cdef size_t i
+        with nogil:
+            status = replica.Entries(low, high, bytes_max, &entries)
+        if not status.ok():
+            self._raise(status)
+        return [
+            (entries[i].term, entries[i].index, <int><uint8_t>entries[i].kind, _string_bytes(entries[i].batch))
+            for i in range(entries.size())
+        ]
+
+    def log_append(self, entries, hard_state=None, cbool alone=False):
+        cdef Replica* replica = self._replica()
+        cdef vector[LogEntry] views
+        cdef HardState state
+        cdef cbool has_state = hard_state is not None
+        cdef Status status
+        held = []
+        _take_entries(entries, &views, held)
+        if has_state:
+            state.term, state.vote, state.commit = hard_state
+            if state.term > kTermMax or state.commit > kIndexMax:
+                raise ValueError(f"no hard state is {hard_state}")
+        with nogil:
+            status = replica.Append(EntrySpan(views.data(), views.size()), &state if has_state else NULL, alone)
+        if not status.ok():
+            self._raise(status)
+
+    def log_sync(self):
+        cdef Replica* replica = self._replica()
+        cdef Status status
+        with nogil:
+            status = replica.Sync()
+        if not status.ok():
+            self._raise(status)
+
+    def apply(self, entries, membership=None):
+        cdef Replica* replica = self._replica()
+        cdef vector[LogEntry] views
+        cdef vector[Answers] answers
+        cdef string_view members
+        cdef cbool has_members = membership is not None
+        cdef Status status
+        cdef size_t i, j
+        held = []
+        _take_entries(entries, &views, held)
+        if has_members:
+            membership = _owned(membership)
+            members = _view(membership)
+        with nogil:
+            status = replica.Apply(
+                EntrySpan(views.data(), views.size()), &members if has_members else NULL, &answers)
+        if not status.ok():
+            self._raise(status)
+        return [
+            (answers[i].sequence, [
+                (<int>answers[i].results[j].code, _string_bytes(answers[i].results[j].response))
+                for j in range(answers[i].results.size())
+            ])
+            for i in range(answers.size())
+        ]
+
+    def expect(self, uint64_t sequence):
+        self._replica().Expect(sequence, NULL)
+
+    def forget(self, uint64_t sequence):
+        return self._replica().Forget(sequence)
+
+    def snapshot_open(self):
+        cdef Replica* replica = self._replica()
+        cdef NativeSnapshotReader reader = NativeSnapshotReader.__new__(NativeSnapshotReader)
+        cdef Status status
+        reader._engine = self
+        with nogil:
+            status = replica.OpenSnapshot(&reader._reader)
+        if not status.ok():
+            self._raise(status)
+        return None if reader._reader.get() == NULL else reader
+
+    def snapshot_receive(self, uint64_t index, uint64_t term):
+        cdef Replica* replica = self._replica()
+        cdef NativeSnapshotWriter writer = NativeSnapshotWriter.__new__(NativeSnapshotWriter)
+        cdef Status status
+        if not 0 < index <= kIndexMax or term > kTermMax:
+            raise ValueError(f"no snapshot has index {index} and term {term}")
+        writer._engine = self
+        with nogil:
+            status = replica.ReceiveSnapshot(index, term, &writer._writer)
+        if not status.ok():
+            self._raise(status)
+        return writer
+
+    def snapshot_install(self, NativeSnapshotWriter writer not None):
+        cdef Replica* replica = self._replica()
+        cdef SnapshotWriter* received = writer._open()
+        cdef Status status
+        if writer._engine is not self:
+            raise ValueError("the snapshot was received by another engine")
+        with nogil:
+            status = replica.InstallSnapshot(received)
+        if not status.ok():
+            self._raise(status)
+        writer._writer.reset()

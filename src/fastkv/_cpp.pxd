@@ -149,6 +149,84 @@ cdef extern from "db/log_line.h" namespace "fastkv" nogil:
     LogLine MakeLogLine(void (*)(void*, const string&) noexcept, void*)
 
 
+cdef extern from "log/log.h" namespace "fastkv" nogil:
+    cdef enum class EntryKind(uint8_t):
+        pass
+
+    cdef cppclass LogEntry:
+        uint64_t term
+        uint64_t index
+        string_view batch
+        EntryKind kind
+
+    cdef cppclass HardState:
+        uint64_t term
+        uint64_t vote
+        uint64_t commit
+
+    cdef cppclass OwnedEntry "fastkv::Log::OwnedEntry":
+        uint64_t term
+        uint64_t index
+        string batch
+        EntryKind kind
+
+    uint64_t kTermMax
+    uint64_t kIndexMax
+
+
+cdef extern from "<span>" namespace "std" nogil:
+    cdef cppclass EntrySpan "std::span<const fastkv::LogEntry>":
+        EntrySpan(const LogEntry*, size_t)
+
+
+cdef extern from "db/command_result.h" namespace "fastkv" nogil:
+    cdef cppclass CommandResult:
+        Code code
+        int64_t revision
+        string response
+
+
+cdef extern from "db/apply_observer.h" namespace "fastkv" nogil:
+    cdef cppclass ApplyObserver:
+        pass
+
+
+cdef extern from "db/replica.h" namespace "fastkv" nogil:
+    cdef cppclass Answers "fastkv::Replica::Answers":
+        uint64_t sequence
+        vector[CommandResult] results
+
+    cdef cppclass SnapshotReader:
+        uint64_t index()
+        uint64_t term()
+        uint64_t bytes()
+        const string& membership()
+        Status Read(uint64_t, size_t, string*) except +
+
+    cdef cppclass SnapshotWriter:
+        uint64_t bytes()
+        Status Write(string_view) except +
+        Status Finish() except +
+        const string& membership()
+
+    cdef cppclass Replica:
+        Status Append(EntrySpan, const HardState*, cbool) except +
+        Status Sync() except +
+        HardState state() except +
+        uint64_t first_index() except +
+        uint64_t last_index() except +
+        Status Term(uint64_t, uint64_t*) except +
+        Status Entries(uint64_t, uint64_t, uint64_t, vector[OwnedEntry]*) except +
+        Status Apply(EntrySpan, const string_view*, vector[Answers]*) except +
+        void Expect(uint64_t, ApplyObserver*) except +
+        cbool Forget(uint64_t) except +
+        string membership() except +
+        Status SetMembership(string_view) except +
+        Status OpenSnapshot(unique_ptr[SnapshotReader]*) except +
+        Status ReceiveSnapshot(uint64_t, uint64_t, unique_ptr[SnapshotWriter]*) except +
+        Status InstallSnapshot(SnapshotWriter*) except +
+
+
 cdef extern from "db/db.h" namespace "fastkv" nogil:
     cdef cppclass DbOptions:
         cbool sync
@@ -158,12 +236,10 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         Limits limits
         uint64_t segment_bytes_first
         uint64_t segment_bytes_max
+        cbool replicated
+        uint64_t snapshot_count
+        uint64_t snapshot_catchup_entries
         LogLine log
-
-    cdef cppclass CommandResult:
-        Code code
-        int64_t revision
-        string response
 
     cdef cppclass DbStats "fastkv::Db::Stats":
         StoreStats store
@@ -182,6 +258,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         Status Open(const string&, DbOptions, unique_ptr[Db]*) except +
         Store& store()
         WatchHub& hub()
+        Replica* replica()
         Status Commit(CommandSpan, vector[CommandResult]*) except +
         Status CommitOne(uint64_t, string_view, CommandResult*) except +
         Status Put(string_view, string_view, int64_t, CommandResult*) except +

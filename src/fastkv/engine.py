@@ -61,6 +61,11 @@ class Options(NamedTuple):
     checkpoint_on_close: False: close waits for no checkpoint; the log has everything, and the next open replays it.
     max_txn_ops, max_request_bytes: limits as in etcd; 0 = none (embedded).
     segment_bytes_first, segment_bytes_max: sizes of log segments (bytes); tests shrink them.
+    replicated: what is applied comes through Raft: see ReplicatedEngine. Not with readonly.
+    snapshot_count: replicated: write a checkpoint also after so many entries, once the log since the last one is as
+        long as that.
+    snapshot_catchup_entries: replicated: so many entries stay in the log behind a new checkpoint, for members that are
+        a little behind; fewer where a snapshot is the shorter way.
     log: receives one line (str) per thing worth knowing: a torn tail cut, a checkpoint skipped.
     """
 
@@ -72,6 +77,9 @@ class Options(NamedTuple):
     max_request_bytes: int = 0
     segment_bytes_first: int = 1 << 20
     segment_bytes_max: int = 64 << 20
+    replicated: bool = False
+    snapshot_count: int = 10_000
+    snapshot_catchup_entries: int = 5_000
     log: Callable[[str], None] | None = None
 
 
@@ -191,6 +199,144 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Clean close (checkpoint if the log tail is long). Idempotent. Wakes all watchers."""
+
+
+class SnapshotReader(Protocol):
+    """A checkpoint to be sent. It stays readable until `close`, whatever becomes of it in the directory."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def membership(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to length bytes from offset on; fewer only at the end."""
+
+    def close(self) -> None: ...
+
+
+class SnapshotWriter(Protocol):
+    """A snapshot that arrives, in a file that counts for nothing before it is installed. One thread at a time."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far: where an interrupted stream resumes."""
+
+    @property
+    def membership(self) -> bytes:
+        """What it holds, once it is finished."""
+
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None:
+        """Sync, verify every byte and build the state; long, and without the GIL. CorruptError: no member sent that."""
+
+    def abort(self) -> None:
+        """Forget it, and its file. Of no effect once it is installed."""
+
+
+class ReplicatedEngine(Engine, Protocol):
+    """
+    An engine opened with Options(replicated=True), and a path: what it applies comes through Raft (fastkv.raft), which a
+    node drives with it. `commit`, `put`, `delete` and `put_many` raise ReadOnlyError; all else is as it was.
+
+        ready = node.ready()
+        engine.log_append(ready.entries, ready.hard_state, alone)     one write
+        engine.log_sync()                                             in a thread; then node.persisted(ready.number)
+        engine.apply(ready.committed)                                 in another; then node.applied(last index)
+
+    An entry is (term, index, kind, data), as fastkv.raft.messages.Entry; data of a NORMAL one is a batch (docs/format.md).
+
+    At open the newest checkpoint is loaded, and the entries behind it that are known to be committed are applied up to
+    the first CONF_CHANGE. `applied_index` says how far that was and belongs into raft's Config.applied; entries behind it
+    are the node's to apply. Known to be committed is what the newest hard state's commit covers; or everything, if its
+    `alone` was set (up to the next CONF_CHANGE) or if the log was written without Raft.
+
+    The same directory without `replicated`: opens if its last writer was alone or used no Raft; FormatError for a member
+    of several, but readonly, which shows the state up to the commit index.
+
+    Invariants:
+    * An entry is applied once, in order and as the log holds it; entries at or below applied_index are never cut.
+    * applied_index, state and membership change together; a checkpoint holds all three as of one index.
+    * `apply` waits for no sync and `log_append` for no apply. One thread at a time appends, one applies.
+    * A broken invariant and a failed sync poison, as in Engine; a full disk raises QuotaError, and the same append may be
+      made again.
+    """
+
+    @property
+    def membership(self) -> bytes:
+        """Who is a member as of applied_index: the node's bytes; b"" until it is first set."""
+
+    def set_membership(self, membership: bytes) -> None:
+        """Set it by no entry: the first one, or by force. Durable on return (it writes a checkpoint)."""
+
+    # -- the log ----------------------------------------------------------------------------------------------
+    def log_state(self) -> tuple[int, int, int]:
+        """(term, vote, commit): the hard state that was last appended, or what the log at open is worth."""
+
+    @property
+    def log_first(self) -> int:
+        """The first entry that log_entries can return, log_last + 1 if there is none; the term before it is known."""
+
+    @property
+    def log_last(self) -> int: ...
+    def log_term(self, index: int) -> int:
+        """Of an entry that is here, or of log_first - 1; else StorageError (NOT_FOUND)."""
+
+    def log_entries(self, low: int, high: int, bytes_max: int) -> list[tuple[int, int, int, bytes]]:
+        """Entries [low, high), cut so that their data is at most bytes_max, but at least one. From the disk: what is
+        recent, raft keeps itself. StorageError (NOT_FOUND) if one of them is not here."""
+
+    def log_append(
+        self,
+        entries: Sequence[tuple[int, int, int, bytes]],
+        hard_state: tuple[int, int, int] | None = None,
+        alone: bool = False,
+    ) -> None:
+        """
+        Consecutive entries and, behind them, the hard state, in one write; not durable before log_sync. An index at or
+        below log_last cuts the log there first. InvalidRequestError (MALFORMED), and nothing written: a NORMAL entry that
+        is no batch of commands.
+
+        alone: this member is the only voter. Then whatever is durable is committed, and the log says so with every write,
+        so that the directory can be opened without Raft. Left out by itself while a CONF_CHANGE waits to be applied.
+        """
+
+    def log_sync(self) -> None:
+        """Make all that was appended before durable. Without the GIL, beside log_append and apply."""
+
+    # -- applying ---------------------------------------------------------------------------------------------
+    def apply(
+        self, entries: Sequence[tuple[int, int, int, bytes]], membership: bytes | None = None
+    ) -> list[tuple[int, list[tuple[int, bytes]]]]:
+        """
+        Apply committed entries, which follow applied_index and are in the log; the bytes are not copied. membership: as
+        of the last of them, a CONF_CHANGE. Returns (sequence, answers as of `commit`) for each of this member's batches
+        that was expected; those that C++ expects (cpp/db/apply_observer.h) go there.
+        """
+
+    def expect(self, sequence: int) -> None:
+        """`apply` shall return the answers of this member's (set_identity) batch `sequence`. Before it is proposed."""
+
+    def forget(self, sequence: int) -> bool:
+        """Not any more; whether it was still expected."""
+
+    # -- snapshots --------------------------------------------------------------------------------------------
+    def snapshot_open(self) -> SnapshotReader | None:
+        """The newest checkpoint, to be sent; None: one is being written, ask again later. Never waits for a write."""
+
+    def snapshot_receive(self, index: int, term: int) -> SnapshotWriter:
+        """Begin to take in what another member's snapshot_open reads, of this index and term."""
+
+    def snapshot_install(self, snapshot: SnapshotWriter) -> None:
+        """
+        A finished one, which must be ahead of applied_index (else StorageError, NOT_FOUND), takes the place of all that
+        this engine holds but its meta: it becomes the newest checkpoint, the log goes on behind it, reads and watches go
+        on in the new state; who needs a revision that is compacted there is told so. Durable on return; may be tried
+        again after QuotaError.
+        """
 
 
 def load(name: str | None = None) -> type:

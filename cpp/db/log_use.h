@@ -1,0 +1,30 @@
+// Somebody beside the leader of a group who uses the log, if status() is OK: Close waits for it. Included by db/*.cc only.
+#pragma once
+
+#include <mutex>
+
+#include "db/db.h"
+
+namespace fastkv {
+
+class Db::LogUse {
+ public:
+  explicit LogUse(Db* db) : db_(db) {
+    const std::lock_guard lock(db_->queue_mutex_);
+    status_ = db_->Writable();
+    if (status_.ok()) ++db_->log_users_;
+  }
+  ~LogUse() {
+    if (!status_.ok()) return;
+    const std::lock_guard lock(db_->queue_mutex_);
+    if (--db_->log_users_ == 0) db_->idle_.notify_all();
+  }
+  LogUse(const LogUse&) = delete;
+  const Status& status() const { return status_; }
+
+ private:
+  Db* const db_;
+  Status status_;
+};
+
+}  // namespace fastkv
