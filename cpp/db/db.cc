@@ -231,6 +231,11 @@ Status Db::CommitOne(uint64_t tag, std::string_view payload, bool wants_response
 }
 
 Status Db::Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result) {
+  if (key.size() > kPayloadBytesMax || value.size() > kPayloadBytesMax - key.size()) {  // before it is copied
+    result->code = Code::kRequestTooLarge;
+    const std::lock_guard lock(queue_mutex_);
+    return Writable();
+  }
   thread_local std::string payload;
   payload.clear();
   AppendBytes(&payload, 1, key);
