@@ -37,7 +37,6 @@ AUTH = (
     "RoleRevokePermission",
 )
 ABSENT = {
-    "etcdserverpb.Cluster": cluster.ABSENT,
     "etcdserverpb.Maintenance": maintenance.ABSENT,
     "etcdserverpb.Auth": AUTH,
     "v3lockpb.Lock": ("Lock", "Unlock"),

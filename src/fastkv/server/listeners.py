@@ -1,11 +1,12 @@
-"""The sockets that clients connect to, bound before anything else is begun: a port that is taken is told at once."""
+"""The sockets that clients and peers connect to: a port that is taken is told before anything is begun."""
 
 from __future__ import annotations
 
 import socket
 from pathlib import Path
 
-from fastkv.server.config import Config
+from fastkv.server import peers
+from fastkv.server.config import Config, ConfigError
 from fastkv.server.flags import split_url
 
 
@@ -19,6 +20,19 @@ def bind(config: Config) -> list[socket.socket]:
         for listener in bound:
             listener.close()
         raise
+    return bound
+
+
+def bind_peers(config: Config) -> list[peers.Listener]:
+    """A bound socket per peer URL to listen on. ConfigError names the address that cannot be had."""
+    bound: list[peers.Listener] = []
+    try:
+        for url in config.listen_peer_urls:
+            bound.append(peers.bind(url, config.reuse_port))
+    except (OSError, ValueError) as reason:
+        for listener in bound:
+            listener.socket.close()
+        raise ConfigError("the peer port cannot be opened", "fatal", error=str(reason)) from None
     return bound
 
 

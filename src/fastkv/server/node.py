@@ -31,23 +31,25 @@ from typing import Protocol, TypeVar
 from fastkv import engine as engine_module
 from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, ReplicatedEngine
 from fastkv.errors import Code, Error, QuotaError, from_code
-from fastkv.raft import Entry
+from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
+from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
 from fastkv.server.cluster import bootstrap, following
 from fastkv.server.cluster.cluster import Cluster
+from fastkv.server.cluster.membership import Member
 from fastkv.server.cluster.own import OwnCommands
+from fastkv.server.cluster.peer_http import PeerHttp
 from fastkv.server.committer import Committer, Outcome, Proposal, Writes
 from fastkv.server.compaction import Compaction
 from fastkv.server.config import Config
 from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
+from fastkv.server.listeners import bind_peers
 from fastkv.server.log import Log
+from fastkv.server.peers import LocalIdentity, Peers
 from fastkv.server.quota import Quota
-
-ALARM_GET, ALARM_ACTIVATE, ALARM_DEACTIVATE = 0, 1, 2
-ALARM_NONE, ALARM_NOSPACE, ALARM_CORRUPT = 0, 1, 2
-ALARM_NAMES = {ALARM_NOSPACE: "NOSPACE", ALARM_CORRUPT: "CORRUPT"}
+from fastkv.server.version import API_VERSION
 
 # etcd's limit on what is committed but not yet applied.
 PROPOSALS_WAITING_MAX = 5000
@@ -82,7 +84,10 @@ class Node:
             self.identity = self.start_of_life.identity
             self._set_identity()
             self.cluster: Cluster | None = None
-            if not self.start_of_life.alone:
+            self._peers: Peers | None = None
+            if self.start_of_life.alone:
+                self.engine.set_alone(True)
+            else:
                 self.cluster = self._make_cluster()
         except BaseException:
             self.engine.close()
@@ -115,9 +120,17 @@ class Node:
         )
 
     def _make_cluster(self) -> Cluster:
-        return Cluster(
-            self.config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s
+        config, identity = self.config, self.identity
+        listeners = bind_peers(config)
+        cluster = Cluster(config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s)
+        self._peers = Peers(
+            LocalIdentity(identity.cluster_id, identity.member_id, API_VERSION, identity.peer_urls),
+            listeners,
+            cluster.peering,
+            self.log,
+            http=PeerHttp(self).answer,
         )
+        return cluster
 
     def _make_committer(self) -> Writes:
         if self.cluster is not None:
@@ -142,7 +155,8 @@ class Node:
             self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
             return
         self._expiry.set_leader(False)
-        self.cluster.start()
+        assert self._peers is not None
+        await self.cluster.start(self._peers)
         try:
             async with asyncio.timeout(self.request_timeout_s):
                 await self.cluster.ready()
@@ -215,6 +229,35 @@ class Node:
     def request_timeout_s(self) -> float:
         """How long a request waits for what others must do first, as etcd's ReqTimeout."""
         return 5 + 2 * self.config.election_timeout_s
+
+    @property
+    def knows_leader(self) -> bool:
+        return self.cluster is None or self.cluster.raft.leader != NO_MEMBER
+
+    @property
+    def leader(self) -> int:
+        """Its id; 0: none is known."""
+        return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
+
+    @property
+    def commit_index(self) -> int:
+        return self.engine.applied_index if self.cluster is None else self.cluster.raft.log.commit
+
+    def members(self) -> tuple[Member, ...]:
+        """As far as this member knows."""
+        if self.cluster is not None:
+            return self.cluster.membership.members
+        (own,) = self.start_of_life.membership.members
+        return (own._replace(name=self.config.name, client_urls=self.config.advertise_client_urls),)
+
+    async def several(self) -> Cluster:
+        """The cluster, to change who is a member of it; a member that was alone drives Raft from here on."""
+        assert self.cluster is not None
+        return self.cluster
+
+    @property
+    def is_learner(self) -> bool:
+        return self.cluster is not None and self.cluster.is_learner
 
     # -- reads ------------------------------------------------------------------------------------------------
     async def confirm_read(self) -> None:
@@ -428,9 +471,3 @@ class Node:
         if not task.cancelled() and (failure := task.exception()) is not None:
             assert isinstance(failure, Exception)
             self.fail(failure)
-
-
-def read_alarms(response: bytes) -> set[tuple[int, int]]:
-    """The (member id, alarm) pairs of an AlarmResponse."""
-    members = (wire.Message(alarm) for alarm in wire.Message(response).all(2))
-    return {(member.unsigned(1), member.number(2)) for member in members}

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastkv.engine import ReplicatedEngine
+from fastkv.errors import QuotaError
 from fastkv.raft import ConfChange, Entry, EntryKind, batch_commands, bootstrap
 from fastkv.raft.codec import decode_conf_change
 from fastkv.server import identity as identities
@@ -44,7 +45,7 @@ class Start(NamedTuple):
 def start(config: Config, engine: ReplicatedEngine, log: Log) -> Start:
     """The identity and membership to start with, durable. ConfigError: not with these flags."""
     if meta := engine.read_meta():
-        return _restart(config, engine, identities.decode(meta))
+        return _restart(config, engine, identities.decode(meta), log)
     own = _own_urls(config)
     if config.initial_cluster_state == "existing":
         identity = _join(config, own)
@@ -132,19 +133,31 @@ def _join(config: Config, own: tuple[str, ...]) -> Identity:
 
 
 # -- restart --------------------------------------------------------------------------------------------------
-def _restart(config: Config, engine: ReplicatedEngine, known: Identity) -> Start:
-    identity = known._replace(session=known.session + 1)
+def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log) -> Start:
     membership = memberships.decode(engine.membership)
-    if not membership.members and engine.log_last == 0 and not identity.remotes:
-        # Written before there were clusters.
-        membership = Membership((Member(identity.member_id, config.name, identity.peer_urls),))
+    if not membership.members and not known.remotes and _was_written_alone(engine):
+        membership = Membership((Member(known.member_id, config.name, known.peer_urls),))
         engine.set_membership(memberships.encode(membership))
     if config.force_new_cluster:
-        membership = _take_over(engine, identity, membership, config)
-    engine.write_meta(identities.encode(identity))
-    only = len(membership.members) == 1 and membership.members[0].id == identity.member_id
-    alone = only and not membership.members[0].learner and engine.applied_index == engine.log_last
+        membership = _take_over(engine, known, membership, config)
+    only = membership.conf().voters == (known.member_id,) and len(membership.members) == 1
+    alone = only and engine.applied_index == engine.log_last
+    term = max(known.term + 1, engine.log_state()[0]) if alone else engine.log_state()[0]
+    identity = known._replace(session=known.session + 1, term=term)
+    try:
+        engine.write_meta(identities.encode(identity))
+    except QuotaError as full:
+        if not alone:
+            raise
+        # The only member's term orders nothing: what is there can be read all the same.
+        log.error("the disk is full; the term stays as it was, reads go on", error=str(full))
+        identity = known
     return Start(identity, membership, alone)
+
+
+def _was_written_alone(engine: ReplicatedEngine) -> bool:
+    """Before there were clusters: no change of membership waits in the log, and the state holds none."""
+    return engine.applied_index == engine.log_last
 
 
 def _take_over(engine: ReplicatedEngine, identity: Identity, membership: Membership, config: Config) -> Membership:

@@ -45,7 +45,7 @@ from fastkv.server.cluster.changes import Changes
 from fastkv.server.cluster.handover import Handover
 from fastkv.server.cluster.loop import Loop
 from fastkv.server.cluster.membership import Kind, MemberChange
-from fastkv.server.cluster.own import OwnCommands, Sequences
+from fastkv.server.cluster.own import Limits, OwnCommands, Sequences
 from fastkv.server.cluster.peering import Peering
 from fastkv.server.cluster.proposals import Proposals
 from fastkv.server.cluster.reads import Reads
@@ -54,6 +54,8 @@ from fastkv.server.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastkv.server.peers import Peers
 
 LINGER_S = 1.0  # as etcd: for the others to learn what this member knows
 PUBLISH_RETRY_S = 0.5
@@ -147,8 +149,6 @@ class Cluster:
     # -- life -------------------------------------------------------------------------------------------------
     def own_commands(self, answer: Callable[..., None], *, bound: bool = False) -> OwnCommands:
         """A way for the node's own commands, in front of the clients'."""
-        from fastkv.server.cluster.own import Limits
-
         commands = OwnCommands(
             self._engine,
             Limits(self.config.max_txn_ops, self.config.max_request_bytes),
@@ -161,9 +161,11 @@ class Cluster:
         self.proposals.add_source(commands)
         return commands
 
-    def start(self) -> None:
-        """Begin: the peers are there."""
+    async def start(self, peers: Peers) -> None:
+        """Begin: to listen to the others, and to take part."""
+        self.peering.open(peers)
         self._connect()
+        await peers.start()
         if self.raft.is_alone():
             self.raft.campaign()
         self._next_tick = self._loop.time()
