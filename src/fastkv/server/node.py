@@ -34,13 +34,14 @@ from fastkv.errors import Code, Error, QuotaError, from_code
 from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
+from fastkv.server import peers
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
 from fastkv.server.cluster import bootstrap, following
 from fastkv.server.cluster.cluster import Cluster
 from fastkv.server.cluster.membership import Member
 from fastkv.server.cluster.own import OwnCommands
 from fastkv.server.cluster.peer_http import PeerHttp
-from fastkv.server.committer import Committer, Outcome, Proposal, Writes
+from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
 from fastkv.server.compaction import Compaction
 from fastkv.server.config import Config
 from fastkv.server.expiry import Expiry
@@ -88,7 +89,7 @@ class Node:
             if self.start_of_life.alone:
                 self.engine.set_alone(True)
             else:
-                self.cluster = self._make_cluster()
+                self.cluster = self._make_cluster(bind_peers(config))
         except BaseException:
             self.engine.close()
             raise
@@ -96,6 +97,7 @@ class Node:
         self._watchers: dict[int, WatchSink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk_is_full = False
+        self._switching = asyncio.Lock()
         self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
         self._committer: Writes = self._make_committer()
         self._revocations: Writes = self._committer
@@ -119,9 +121,8 @@ class Node:
             log=lambda line: log.warn(line),
         )
 
-    def _make_cluster(self) -> Cluster:
+    def _make_cluster(self, listeners: list[peers.Listener]) -> Cluster:
         config, identity = self.config, self.identity
-        listeners = bind_peers(config)
         cluster = Cluster(config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s)
         self._peers = Peers(
             LocalIdentity(identity.cluster_id, identity.member_id, API_VERSION, identity.peer_urls),
@@ -252,8 +253,37 @@ class Node:
 
     async def several(self) -> Cluster:
         """The cluster, to change who is a member of it; a member that was alone drives Raft from here on."""
-        assert self.cluster is not None
-        return self.cluster
+        async with self._switching:
+            if self.cluster is None:
+                await self._end_alone()
+            assert self.cluster is not None
+            await self.cluster.leader_known()
+            return self.cluster
+
+    async def _end_alone(self) -> None:
+        """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
+        listeners = bind_peers(self.config)
+        direct, holding = self._committer, Holding()
+        self._committer = holding
+        try:
+            await self.work(direct.stop)
+            await self.work(self.engine.set_alone, False)
+        except Error:
+            for listener in listeners:
+                listener.socket.close()
+            self._committer = self._make_committer()
+            self._committer.start()
+            raise
+        else:
+            self.start_of_life = self.start_of_life._replace(alone=False)
+            self.cluster = self._make_cluster(listeners)
+            self._committer = self._make_committer()
+            self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)
+            assert self._peers is not None
+            await self.cluster.start(self._peers)
+        finally:
+            for proposal in holding.proposals:
+                self._committer.submit(proposal)
 
     @property
     def is_learner(self) -> bool:

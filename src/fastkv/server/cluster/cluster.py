@@ -103,7 +103,7 @@ class Cluster:
         self._now = now
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._storage = EngineStorage(engine)
+        self._storage = EngineStorage(engine, start.membership.base)
         self.sequences = Sequences(identity.session)
         self.raft = Node(
             Config(
