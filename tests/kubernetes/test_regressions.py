@@ -1,5 +1,5 @@
 """
-What other substitutes for etcd got wrong under a Kubernetes API server, each as a test on the wire: no Kubernetes needed.
+What other substitutes for etcd got wrong under a Kubernetes API server, each as a test on the wire, without Kubernetes.
 
 Every test runs on both front ends and, as the judge of the test itself, on a real etcd 3.7. A server is shared by the
 file: each test has a prefix of its own, and nothing but `test_the_first_revision_is_1` minds what came before.
@@ -369,7 +369,7 @@ def test_revisions_on_a_watch_never_go_back(api: Api) -> None:
 
 
 def test_progress_on_an_idle_store_reaches_the_present(api: Api) -> None:
-    """Consistent reads from the cache wait for this: the revision of a Range, told on every watch, with nobody writing."""
+    """A consistent read from the cache waits for this: the revision of a Range, told to a watch, with nobody writing."""
     api.create(b"a")
     watch = api.watch()
     api.ok("Put", rpc.PutRequest(key=b"/elsewhere" + api.prefix))
