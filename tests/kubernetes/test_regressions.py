@@ -369,7 +369,7 @@ def test_revisions_on_a_watch_never_go_back(api: Api) -> None:
 
 
 def test_progress_on_an_idle_store_reaches_the_present(api: Api) -> None:
-    """A consistent read from the cache waits for this: the revision of a Range, told to a watch, with nobody writing."""
+    """A consistent read from the cache waits for this: the revision of a Range, told to a watch; nobody writes."""
     api.create(b"a")
     watch = api.watch()
     api.ok("Put", rpc.PutRequest(key=b"/elsewhere" + api.prefix))
