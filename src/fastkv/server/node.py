@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -371,6 +371,10 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._reap)
         return task
+
+    def background(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run what nobody waits for."""
+        self._spawn(coroutine)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
