@@ -32,7 +32,7 @@ from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
 from fastkv.server.log import Log
-from fastkv.server.node import ALARM_NOSPACE, Node
+from fastkv.server.node import ALARM_NOSPACE, Node, WatchSink
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
 READER_THREADS = 2
@@ -80,6 +80,19 @@ class NativeNode(Node):
 
     def wake_watchers(self) -> None:
         self.hot.wake_watchers()
+
+    # The clients' watchers are C++'s; these are the node's own.
+    def add_watcher(self, watcher: int, sink: WatchSink) -> None:
+        super().add_watcher(watcher, sink)
+        self.hot.add_watcher(watcher)
+
+    def remove_watcher(self, watcher: int) -> None:
+        self.hot.remove_watcher(watcher)
+        super().remove_watcher(watcher)
+
+    def wake_watcher(self, watcher: int) -> None:
+        if sink := self._watchers.get(watcher):
+            sink.wake(watcher)
 
     def apply_committed(self, number: int, text: str, commands: list[tuple[int, int, bytes, int, bytes]]) -> None:
         """Follow what C++ has committed, and answer those who proposed it here."""
@@ -209,6 +222,7 @@ class NativeFront:
             _front.QUOTA: self._on_quota,
             _front.DIED: self._on_death,
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
+            _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
         }
         self._loop.add_reader(self._hot.fileno(), self._on_events)
 
