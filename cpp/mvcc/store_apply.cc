@@ -111,7 +111,8 @@ int64_t Store::DeleteKeys(Change* change, const KeyRange& range, std::string* pr
     if (newest->tombstone()) continue;
     if (prev_kvs != nullptr) AppendBytesAlways(prev_kvs, 3, newest->encoded());
     if (newest->leased()) lessor_.Detach(newest->Decode().lease, key);
-    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &current_->pool);
+    Record* tombstone =
+        Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &current_->pool);
     ++change->subs;
     current_->tree.Install({cursor, newest}, tombstone);
     current_->index.Append(tombstone);
