@@ -47,7 +47,7 @@ class Backend {
   // -- watch: hub.h
   virtual uint64_t WatchAdd(WatchSpec spec) = 0;
   virtual void WatchCancel(uint64_t id) = 0;
-  virtual std::vector<WatchBatch> WatchTake(uint64_t id, size_t bytes_max, bool* more) = 0;
+  virtual WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) = 0;  // TakeJoined
   virtual std::vector<uint64_t> WatchReady() = 0;
   virtual int64_t WatchProgress(uint64_t id) = 0;
 
