@@ -11,6 +11,7 @@ from fastkv.server.config import Config, ConfigError, UsageError, from_command_l
 from fastkv.server.flags import FLAGS, GROUPS, parse_bool, parse_duration_s, parse_int, parse_urls, parse_value
 from node.harness import environment, run_cli
 
+NO_PAIR = "TLS key/cert (--cert-file, --key-file) must be provided for"
 INVALID_URL = 'invalid value "%s" for flag -listen-client-urls: '
 
 
@@ -90,7 +91,7 @@ def test_every_default_can_be_read() -> None:
             {"v2_deprecation": "not-yet"},
             'invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"',
         ),
-        ({"cert_file": "x"}, "--cert-file: fastkv does not have TLS yet; start it without this flag"),
+        ({"cert_file": "x"}, "KeyFile and CertFile must both be present[key: , cert: x]"),
         (
             {"auto_compaction_retention": "1"},
             "--auto-compaction-retention: fastkv does not have automatic compaction yet; start it without this flag",
@@ -101,8 +102,29 @@ def test_every_default_can_be_read() -> None:
         ),
         (
             {"listen_client_urls": "https://127.0.0.1:1", "advertise_client_urls": "https://127.0.0.1:1"},
-            "--listen-client-urls: fastkv does not have TLS yet; https://127.0.0.1:1 cannot be served",
+            f"{NO_PAIR} client url https://127.0.0.1:1 with HTTPS scheme",
         ),
+        ({"key_file": "x"}, "KeyFile and CertFile must both be present[key: x, cert: ]"),
+        ({"tls_min_version": "TLS1.1"}, 'unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)'),
+        (
+            {"tls_min_version": "TLS1.3", "tls_max_version": "TLS1.2"},
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            {"tls_min_version": "TLS1.3", "cipher_suites": "TLS_RSA_WITH_AES_128_CBC_SHA"},
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        ({"cipher_suites": "FOO"}, 'unexpected TLS cipher suite "FOO"'),
+        ({"cipher_suites": ""}, 'unexpected TLS cipher suite ""'),
+        (
+            {"auto_tls": "true", "self_signed_cert_validity": "0"},
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+        (
+            {"peer_cert_allowed_cn": "a", "peer_cert_allowed_hostname": "b"},
+            "AllowedCN and AllowedHostname are mutually exclusive (cns=['a'], hostnames=['b'])",
+        ),
+        ({"client_cert_allowed_cn": "a"}, "flag provided but not defined: -client-cert-allowed-cn"),
         ({"feature_gates": "Nope=true"}, "unrecognized feature gate: Nope"),
         (
             {"feature_gates": "AllAlpha=1"},
