@@ -40,6 +40,7 @@ struct Event {
     kQuota = 8,      // the quota is exceeded: the alarm is being raised
     kDied = 9,       // text: the committer has ended; nothing will be written any more
     kLog = 10,       // text
+    kRejected = 11,  // a connection: text = the client's address, body = why
     kWatch = 12,     // number = a watcher of Python's that has got something
   };
   Kind kind = kLog;

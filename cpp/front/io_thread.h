@@ -59,6 +59,7 @@ class Loop final : public IoThread {
   void FlushLater(Connection* connection) { dirty_.push_back(connection); }
   void Forget(Connection* connection);  // lives on until the turn ends
   void Log(const std::string& line) const;
+  void LogRejected(const Peer& peer, const std::string& why) const;
 
  private:
   struct Acceptor;

@@ -36,6 +36,13 @@ class NodeFront {
       event.text = line;
       events->Push(std::move(event));
     };
+    options.rejected = [events = service_->events()](const std::string& address, const std::string& why) {
+      Event event;
+      event.kind = Event::kRejected;
+      event.text = address;
+      event.body = why;
+      events->Push(std::move(event));
+    };
     FASTKV_RETURN_IF_ERROR(Server::Create(std::move(options), std::move(listeners), service_.get(), &server_));
     for (size_t i = 0; i < threads; ++i) threads_.push_back(server_->thread(i));
     server_->Start();

@@ -2,6 +2,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastkv.server.tls_config import TlsConfig
+
 CALL: int
 WRITABLE: int
 END: int
@@ -14,6 +16,7 @@ QUOTA: int
 DIED: int
 LOG: int
 WATCH: int
+REJECTED: int
 
 def now() -> float: ...
 
@@ -42,7 +45,8 @@ class Front:
     def start(self) -> None: ...
     def serve(
         self,
-        sockets: Sequence[socket.socket],
+        listeners: Iterable[tuple[socket.socket, bool, bool]],
+        tls: TlsConfig,
         *,
         io_threads: int,
         max_concurrent_streams: int,

@@ -51,6 +51,7 @@ cdef extern from "front/event_queue.h" namespace "fastkv::front" nogil:
     cdef enum EventKind "fastkv::front::Event::Kind":
         kCall "fastkv::front::Event::kCall"
         kCommitted "fastkv::front::Event::kCommitted"
+        kRejected "fastkv::front::Event::kRejected"
 
     cdef cppclass Event:
         EventKind kind
@@ -112,8 +113,8 @@ cdef extern from "front/server.h" namespace "fastkv::front" nogil:
     cdef cppclass TlsOptions:
         string cert_file, key_file, ca_file, crl_file
         cbool client_cert_auth
-        string allowed_cn, allowed_hostname, min_version, max_version
-        vector[string] cipher_suites
+        string allowed_cn, min_version, max_version
+        vector[string] allowed_hostnames, cipher_suites
 
     cdef cppclass Listener:
         int socket

@@ -16,9 +16,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fastkv.server import tls_config
 from fastkv.server.flags import FLAGS, LEGACY, Value, go_duration_s, parse_value, split_url
 from fastkv.server.gates import BY_OLD_FLAG, GATES, contradiction, parse_gates
 from fastkv.server.log import go_duration
+from fastkv.server.tls_config import TlsConfig
 
 ELECTION_TIMEOUT_MAX_MS = 50_000
 QUOTA_DEFAULT_BYTES = 2 << 30
@@ -77,6 +79,8 @@ class Config(NamedTuple):
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
+    client_tls: TlsConfig
+    peer_tls: TlsConfig
     notes: tuple[tuple[str, dict[str, object]], ...]  # warnings to log once the log is open
 
     @property
@@ -177,8 +181,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
     for name in ("listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
         if not urls(name):
             raise ConfigError(f"--{name} must not be empty")
-    if secure := [url for url in urls("listen-client-urls") if split_url(url).scheme in ("https", "unixs")]:
-        raise ConfigError(f"--listen-client-urls: fastkv does not have TLS yet; {secure[0]} cannot be served")
+    client_tls, peer_tls = _tls(typed, "cipher-suites" in values, notes)
     _check_gates(text("feature-gates"), notes)
 
     heartbeat_ms, election_ms = number("heartbeat-interval"), number("election-timeout")
@@ -245,8 +248,29 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),
+        client_tls=client_tls,
+        peer_tls=peer_tls,
         notes=tuple(notes),
     )
+
+
+def _tls(typed: _Typed, suites_given: bool, notes: list[tuple[str, dict[str, object]]]) -> tuple[TlsConfig, TlsConfig]:
+    """What the client port and the peer port shall do."""
+    suites = typed.text("cipher-suites").split(",") if suites_given else None
+    years = typed.number("self-signed-cert-validity")
+    try:
+        shared = tls_config.common(typed.text("tls-min-version"), typed.text("tls-max-version"), suites)
+        client = tls_config.client_port(shared, typed.text, typed.on, years)
+        peer = tls_config.peer_port(shared, typed.text, typed.on, years)
+        for url in typed.urls("listen-client-urls"):
+            for warning in tls_config.check_url(url, client, "--cert-file, --key-file", "client"):
+                notes.append((warning, {"client-url": url}))
+        for url in typed.urls("listen-peer-urls"):
+            for warning in tls_config.check_url(url, peer, "--peer-cert-file, --peer-key-file", "peer"):
+                notes.append((warning, {"peer-url": url}))
+    except ValueError as reason:
+        raise ConfigError(str(reason)) from None
+    return client, peer
 
 
 class _Typed:

@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
 
 ONE_MEMBER = "one member has no peers"
-NO_TLS = "TLS"
+NO_SELF_DIAL = "the node never connects to itself"
 NO_AUTH = "authentication"
 NO_DISCOVERY = "discovery of other members"
 NO_TRACING = "distributed tracing"
@@ -109,32 +109,30 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("max-learners", "int", "1", "Learners a cluster may have.", note=ONE_MEMBER),
     ),
     "Security": (
-        Flag("cert-file", "str", "", "Certificate for clients.", absent=NO_TLS),
-        Flag("key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("client-cert-auth", "bool", "false", "Ask clients for certificates.", absent=NO_TLS),
-        Flag("client-cert-file", "str", "", "Certificate of the node as a client.", absent=NO_TLS),
-        Flag("client-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("client-crl-file", "str", "", "Revoked client certificates.", absent=NO_TLS),
-        Flag("client-cert-allowed-hostname", "str", "", "Host names clients may have.", absent=NO_TLS),
-        Flag("trusted-ca-file", "str", "", "CA of clients.", absent=NO_TLS),
-        Flag("auto-tls", "bool", "false", "Make a certificate for clients.", absent=NO_TLS),
-        Flag("peer-cert-file", "str", "", "Certificate for peers.", absent=NO_TLS),
-        Flag("peer-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("peer-client-cert-auth", "bool", "false", "Ask peers for certificates.", absent=NO_TLS),
-        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client.", absent=NO_TLS),
-        Flag("peer-client-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("peer-trusted-ca-file", "str", "", "CA of peers.", absent=NO_TLS),
-        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have.", absent=NO_TLS),
-        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have.", absent=NO_TLS),
-        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers.", absent=NO_TLS),
-        Flag("peer-crl-file", "str", "", "Revoked peer certificates.", absent=NO_TLS),
-        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' host names.", absent=NO_TLS),
-        Flag(
-            "self-signed-cert-validity", "uint", "1", "Years a made certificate is valid.", note="there is no TLS yet"
-        ),
-        Flag("cipher-suites", "str", "", "TLS cipher suites.", absent=NO_TLS),
-        Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version.", note="there is no TLS yet"),
-        Flag("tls-max-version", "str", "", "Highest TLS version.", note="there is no TLS yet"),
+        Flag("cert-file", "str", "", "Certificate for clients, PEM; read again when it changes."),
+        Flag("key-file", "str", "", "Its key."),
+        Flag("client-cert-auth", "bool", "false", "Take only clients with a certificate of the trusted CA."),
+        Flag("client-cert-file", "str", "", "Certificate of the node as its own client.", note=NO_SELF_DIAL),
+        Flag("client-key-file", "str", "", "Its key.", note=NO_SELF_DIAL),
+        Flag("client-crl-file", "str", "", "Revoked client certificates, DER or PEM; read again when it changes."),
+        Flag("client-cert-allowed-hostname", "str", "", "Host names, one of which a client's certificate must have."),
+        Flag("trusted-ca-file", "str", "", "CA of clients, PEM."),
+        Flag("auto-tls", "bool", "false", "Make a certificate for clients if none is given."),
+        Flag("peer-cert-file", "str", "", "Certificate for peers.", note=ONE_MEMBER),
+        Flag("peer-key-file", "str", "", "Its key.", note=ONE_MEMBER),
+        Flag("peer-client-cert-auth", "bool", "false", "Take only peers with a certificate.", note=ONE_MEMBER),
+        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client.", note=ONE_MEMBER),
+        Flag("peer-client-key-file", "str", "", "Its key.", note=ONE_MEMBER),
+        Flag("peer-trusted-ca-file", "str", "", "CA of peers.", note=ONE_MEMBER),
+        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have.", note=ONE_MEMBER),
+        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have.", note=ONE_MEMBER),
+        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers.", note=ONE_MEMBER),
+        Flag("peer-crl-file", "str", "", "Revoked peer certificates.", note=ONE_MEMBER),
+        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' addresses.", note=ONE_MEMBER),
+        Flag("self-signed-cert-validity", "uint", "1", "Years a made certificate is valid."),
+        Flag("cipher-suites", "str", "", "TLS 1.2 cipher suites, as Go names them."),
+        Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
+        Flag("tls-max-version", "str", "", "Highest TLS version: TLS1.2, TLS1.3 or none."),
         Flag("cors", "str", "*", "Origins that browsers may come from.", absent="a list of origins"),
         Flag("host-whitelist", "str", "*", "Host names that HTTP requests may ask for.", absent="a list of host names"),
     ),

@@ -18,7 +18,6 @@ import asyncio
 import socket
 from asyncio import Future
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastkv import _front
@@ -31,8 +30,10 @@ from fastkv.server.committer import Outcome, Proposal
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
+from fastkv.server.listeners import REJECTED, Listener, close
 from fastkv.server.log import Log
 from fastkv.server.node import ALARM_NOSPACE, Node, WatchSink
+from fastkv.server.tls_config import TlsConfig
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
 READER_THREADS = 2
@@ -197,11 +198,11 @@ class NativeFront:
 
     name = "native"
 
-    def __init__(self, node: NativeNode, listeners: list[socket.socket]) -> None:
+    def __init__(self, node: NativeNode, listeners: list[Listener]) -> None:
         self._node = node
         self._hot = node.hot
         self._listeners = listeners
-        self._paths = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
+        self._paths = [listener.path for listener in listeners]
         self._loop = asyncio.get_running_loop()
         self._unary = {f"/{service}/{name}": f for service, table in UNARY.items() for name, f in table.items()}
         self._streaming = {
@@ -223,14 +224,16 @@ class NativeFront:
             _front.DIED: self._on_death,
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
             _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
+            _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }
         self._loop.add_reader(self._hot.fileno(), self._on_events)
 
-    async def serve(self) -> None:
+    async def serve(self, tls: TlsConfig) -> None:
         """From now on clients are answered."""
         config = self._node.config
         self._hot.serve(
             self._listeners,
+            tls,
             io_threads=config.io_threads,
             max_concurrent_streams=min(config.max_concurrent_streams, (1 << 32) - 1),
             receive_bytes_max=config.receive_bytes_max,
@@ -247,9 +250,8 @@ class NativeFront:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await asyncio.to_thread(self._hot.stop)
-        for listener in self._listeners:
-            listener.close()
-        for path in self._paths:
+        close(self._listeners)
+        for path in filter(None, self._paths):
             path.unlink(missing_ok=True)
 
     # -- events -----------------------------------------------------------------------------------------------
