@@ -71,7 +71,7 @@ def encode_message(message: Message) -> bytes:
     return packed
 
 
-def decode_message(data: bytes, max_bytes: int = 1 << 30) -> Message:
+def decode_message(data: bytes | memoryview, max_bytes: int = 1 << 30) -> Message:
     """The message in these bytes, all of them. DecodeError, also if there are more than max_bytes."""
     fields = _unpack(data, max_bytes, 14)
     kind, to, sender, term, index, log_term, commit, reject, hint, context, session, force, packed, snapshot = fields
@@ -119,7 +119,7 @@ def decode_conf_change(data: bytes) -> ConfChange:
 
 
 # -- parts ----------------------------------------------------------------------------------------------------
-def _unpack(data: bytes, max_bytes: int, count: int) -> list[Any]:
+def _unpack(data: bytes | memoryview, max_bytes: int, count: int) -> list[Any]:
     if len(data) > max_bytes:
         _fail(f"{len(data)} bytes, the limit is {max_bytes}")
     try:

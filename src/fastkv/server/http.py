@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import h11
@@ -21,8 +21,11 @@ import h11
 from fastkv._version import __version__
 from fastkv.errors import Error
 from fastkv.rpc.wire import int_field, message_field
-from fastkv.server.node import ALARM_CORRUPT, ALARM_NAMES, Node
+from fastkv.server.alarms import ALARM_CORRUPT, ALARM_NAMES
 from fastkv.server.version import API_VERSION
+
+if TYPE_CHECKING:
+    from fastkv.server.node import Node
 
 READ_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 300.0  # for a request to arrive, as Go's ReadHeaderTimeout in etcd
@@ -32,6 +35,10 @@ CORS = (
     ("Access-Control-Allow-Origin", "*"),
 )
 TEXT = "text/plain; charset=utf-8"
+CHECKS = {
+    "livez": ("serializable_read",),
+    "readyz": ("data_corruption", "serializable_read", "linearizable_read", "non_learner"),
+}
 # One key, keys only: what a health check reads.
 PROBE = message_field(1, b"health") + int_field(3, 1) + int_field(8, 1)
 
@@ -43,7 +50,7 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def answer(node: Node, method: str, target: str) -> Answer:
+async def answer(node: Node, method: str, target: str) -> Answer:
     """What a request gets."""
     try:
         url = urlsplit(target)
@@ -57,9 +64,9 @@ def answer(node: Node, method: str, target: str) -> Answer:
     if path == "version" and not check:
         found = _version(node)
     elif path == "health" and not check:
-        found = _health(node, query)
-    elif path in ("livez", "readyz") and check in ("", *_checks(node, path)):
-        found = _probe(node, path, check, query)
+        found = await _health(node, query)
+    elif path in ("livez", "readyz") and check in ("", *CHECKS[path]):
+        found = await _probe(node, path, check, query)
     if found is None:
         return Answer(404, b"404 page not found\n", headers=(("X-Content-Type-Options", "nosniff"),))
     if method != "GET":
@@ -78,23 +85,28 @@ def _version(node: Node) -> Answer:
     return Answer(200, json.dumps(versions, separators=(",", ":")).encode(), "application/json")
 
 
-def _health(node: Node, query: dict[str, list[str]]) -> Answer:
+async def _health(node: Node, query: dict[str, list[str]]) -> Answer:
     excluded = query.get("exclude", [])
+    serializable = query.get("serializable", [""])[0] == "true"
     reason = ""
     for _, alarm in sorted(node.alarms):
         if ALARM_NAMES.get(alarm) not in excluded:
             reason = f"ALARM {ALARM_NAMES.get(alarm, alarm)}"
             break
-    if not reason and (failure := _read_failure(node)):
+    if not reason and not serializable and not node.knows_leader:
+        reason = "RAFT NO LEADER"
+    if not reason and (failure := await _read_failure(node, linearizable=not serializable)):
         reason = f"RANGE ERROR:{failure}"
     body = json.dumps({"health": "false" if reason else "true", "reason": reason}, separators=(",", ":")).encode()
     return Answer(503, body + b"\n") if reason else Answer(200, body)
 
 
-def _read_failure(node: Node) -> str:
+async def _read_failure(node: Node, *, linearizable: bool) -> str:
     if node.stopping.is_set():
         return "etcdserver: server stopped"
     try:
+        if linearizable:
+            await node.confirm_read()
         node.engine.range(PROBE)
     except Error as error:
         return str(error)
@@ -105,25 +117,21 @@ def _corrupt(node: Node) -> str:
     return "alarm activated: CORRUPT" if any(alarm == ALARM_CORRUPT for _, alarm in node.alarms) else ""
 
 
-def _checks(node: Node, path: str) -> dict[str, str]:
-    """Check -> why it fails, "" if it does not."""
-    failure = _read_failure(node)
-    if path == "livez":
-        return {"serializable_read": failure}
-    return {
-        "data_corruption": _corrupt(node),
-        "serializable_read": failure,
-        "linearizable_read": failure,
-        "non_learner": "",
-    }
+async def _check(node: Node, check: str) -> str:
+    """Why the check fails, "" if it does not."""
+    match check:
+        case "data_corruption":
+            return _corrupt(node)
+        case "non_learner":
+            return "not supported for learner" if node.is_learner else ""
+        case _:
+            return await _read_failure(node, linearizable=check == "linearizable_read")
 
 
-def _probe(node: Node, path: str, check: str, query: dict[str, list[str]]) -> Answer:
-    checks = _checks(node, path)
-    if check:
-        checks = {check: checks[check]}
+async def _probe(node: Node, path: str, check: str, query: dict[str, list[str]]) -> Answer:
     excluded = query.get("exclude", [])
-    checks = {name: failure for name, failure in checks.items() if name not in excluded}
+    wanted = [check] if check else CHECKS[path]
+    checks = {name: await _check(node, name) for name in wanted if name not in excluded}
     failed = any(checks.values())
     lines = [f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in checks.items()]
     nosniff = (("X-Content-Type-Options", "nosniff"),)
@@ -170,7 +178,8 @@ class HttpConnection:
                     return False
         assert request is not None
         method = request.method.decode("latin-1")
-        await self._send(answer(self._node, method, request.target.decode("latin-1")), with_body=method != "HEAD")
+        reply = await answer(self._node, method, request.target.decode("latin-1"))
+        await self._send(reply, with_body=method != "HEAD")
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _send(self, reply: Answer, with_body: bool = True, close: bool = False) -> None:

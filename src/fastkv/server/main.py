@@ -31,6 +31,7 @@ from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
 
 STOP_S = 1.8
+STEP_DOWN_S = 0.5
 
 
 def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode) -> int:
@@ -120,9 +121,20 @@ async def _serve(config: Config, log: Log, listeners: list[Listener], open_node:
         applied_index=node.engine.applied_index,
     )
 
+    stepping_down: list[asyncio.Task[None]] = []
+
+    async def step_down() -> None:
+        # Clients are served meanwhile: for them the leader changes, and this member ends a moment later.
+        try:
+            async with asyncio.timeout(STEP_DOWN_S):
+                await node.step_down()
+        except TimeoutError:
+            log.warn("nobody took over leadership in time")
+        node.stopping.set()
+
     def on_signal(number: signal.Signals) -> None:
         log.info("received signal; shutting down", signal=number.name)
-        node.stopping.set()
+        stepping_down.append(loop.create_task(step_down()))
         # Closing is bounded step by step; whatever step is not, the process is.
         bound = threading.Timer(STOP_S, lambda: _leave(log, 1 if node.failed else 0))
         bound.daemon = True

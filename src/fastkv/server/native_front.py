@@ -26,13 +26,14 @@ from fastkv.errors import TABLE, Error, GrpcCode, from_code
 from fastkv.rpc.calls import ServerStreaming, Unary, answer
 from fastkv.rpc.methods import ABSENT, SERVER_STREAMING, UNARY
 from fastkv.rpc.status import absent_method, as_seen, stopped
+from fastkv.server.alarms import ALARM_NOSPACE
 from fastkv.server.committer import Outcome, Proposal
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
 from fastkv.server.listeners import REJECTED, Listener, close
 from fastkv.server.log import Log
-from fastkv.server.node import ALARM_NOSPACE, Node, WatchSink
+from fastkv.server.node import Node, WatchSink
 from fastkv.server.tls_config import TlsConfig
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
@@ -109,7 +110,7 @@ class NativeNode(Node):
 
     def hurry_leases(self) -> None:
         """A lease ends earlier than any did before."""
-        self._deadline_moved.set()
+        self._expiry.hurry()
 
 
 class NativeCommitter:
