@@ -120,8 +120,8 @@ def decode_conf_change(data: bytes) -> ConfChange:
 
 
 # -- shape ----------------------------------------------------------------------------------------------------
-# msgpack believes a list's length and takes memory for it before the items come, at every level: a few kilobytes can ask
-# for gigabytes. So lists are looked at before they are made, and only where the grammar has them.
+# msgpack believes a list's length and takes memory for it before the items come, at every level: a few kilobytes can
+# ask for gigabytes. So lists are looked at before they are made, and only where the grammar has them.
 _SMALL_BYTES = 4096  # in so little they ask for some megabytes at most
 _ENTRIES_MAX = 1 << 18
 _CONF_LISTS = 4

@@ -129,11 +129,22 @@ class Peers:
             if not link.has_room():
                 continue
             encoded = frame(Frame.MESSAGE, encode_message(message))
+            if len(encoded) > link.send_bytes_max:
+                self._too_large(message, len(encoded))
+                link.dropped()
+                continue
             link.send(encoded)
             assert link.connection is not None
             touched[link.connection] = None
         for connection in touched:
             connection.flush()
+
+    def _too_large(self, message: Message, size: int) -> None:
+        assert self._context is not None
+        self._context.log.warn(
+            "dropped a message that is too large for its receiver", (message.to, message.kind),
+            member_id=f"{message.to:x}", kind=message.kind.name, bytes=size,
+        )  # fmt: skip
 
     async def ask(self, member: int, kind: str, body: bytes, timeout_s: float) -> bytes:
         """What the member's events.answer returns; PeerError."""
