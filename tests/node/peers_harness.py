@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -74,10 +75,10 @@ class Sink:
 
 
 class Source:
-    """A snapshot of so many bytes, no two kilobytes of which are alike."""
+    """A snapshot of so many random bytes."""
 
     def __init__(self, size: int) -> None:
-        self.data = b"".join(number.to_bytes(8, "little") for number in range(size // 8 + 1))[:size]
+        self.data = random.Random(size).randbytes(size)
         self.reads: list[int] = []
 
     @property

@@ -109,11 +109,14 @@ class Receiving:
         self._waiting_bytes = 0
         self._size: int | None = None  # what END said
         self._lost = False
+        self._gave_up = False  # what the sender sends until it hears of it is ignored
         self._wake = asyncio.Event()
 
     # -- Receiver ---------------------------------------------------------------------------------------------
     def batch(self, frames: list[tuple[int, memoryview]]) -> None:
         for kind, body in frames:
+            if self._gave_up and kind in (Frame.DATA, Frame.END):
+                continue
             if kind == Frame.SNAPSHOT and self._message is None:
                 self._begin(decode_message(body))
             elif kind == Frame.DATA and self._message is not None and self._size is None:
@@ -145,6 +148,7 @@ class Receiving:
         try:
             arrival = await self._arrivals.take(self, message)
             if arrival is None:
+                self._gave_up = True
                 self._reply(Frame.DONE, False)
                 return
             self._reply(Frame.RESUME, arrival.sink.size)
@@ -192,8 +196,11 @@ class Receiving:
         self._context.log.warn(
             "a snapshot that arrived is of no use", self._member, member_id=f"{self._member:x}", reason=reason
         )
+        self._gave_up = True
+        self._waiting.clear()
         self._arrivals.failed(self._member)
         self._reply(Frame.DONE, False)
+        self._inbound.connection.resume()
 
     def _reply(self, kind: Frame, value: int | bool) -> None:
         connection = self._inbound.connection

@@ -43,13 +43,15 @@ class SnapshotSending:
         self._source = source
         self._size = source.size
         self._progress_at = context.loop.time()
-        self._reply: asyncio.Future[int | bool] | None = None  # an offset, or delivered
+        self._resume: asyncio.Future[int] = context.loop.create_future()
+        self._done: asyncio.Future[bool] = context.loop.create_future()
 
     async def run(self) -> bool:
         """Whether it was delivered."""
-        limits, log = self._context.limits, self._context.log
+        loop, limits, log = self._context.loop, self._context.limits, self._context.log
         about = {"member_id": f"{self._member:x}", "bytes": self._size}
         for url in itertools.cycle(self._urls):
+            self._resume, self._done = loop.create_future(), loop.create_future()
             outgoing = Outgoing(self._context, self._member, Stream.SNAPSHOTS, self._receive)
             try:
                 await outgoing.connect(url, limits.urgent_bytes_max)
@@ -68,23 +70,43 @@ class SnapshotSending:
             finally:
                 self.outgoing = None
                 outgoing.connection.cut("the snapshot has ended")
-            if self._context.loop.time() - self._progress_at > limits.snapshot_patience_s:
+            if loop.time() - self._progress_at > limits.snapshot_patience_s:
                 log.warn("gave up sending a snapshot", self._member, url=url, **about)
                 return False
             await asyncio.sleep(limits.backoff_min_s * (1 + self._context.rng.random()))
         return False
 
     async def _stream(self, outgoing: Outgoing) -> bool:
-        loop, limits, connection = self._context.loop, self._context.limits, outgoing.connection
+        """Whether it was delivered; ConnectError: to be gone on with on another connection."""
+        limits, connection = self._context.limits, outgoing.connection
+        resume, done = self._resume, self._done
         connection.push(frame(Frame.SNAPSHOT, encode_message(self._message)))
-        offset = await self._replied(outgoing, limits.snapshot_patience_s)
-        if type(offset) is bool:
-            return offset
+        connection.flush()
+        await asyncio.wait(
+            (resume, done, outgoing.ended), timeout=limits.snapshot_patience_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if done.done():
+            return done.result()
+        if not resume.done():
+            raise ConnectError(outgoing.ended.result() if outgoing.ended.done() else "it did not answer in time")
+        if not await self._send_bytes(outgoing, resume.result()):
+            return done.result()
+        connection.push(control(Frame.END, self._size))
+        connection.flush()
+        # The other side verifies every byte and builds its state now. Pings tell whether it still lives.
+        await asyncio.wait((done, outgoing.ended), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise ConnectError(outgoing.ended.result())
+        return done.result()
+
+    async def _send_bytes(self, outgoing: Outgoing, offset: int) -> bool:
+        """False: the other side has decided before it had them all."""
+        loop, limits, connection = self._context.loop, self._context.limits, outgoing.connection
         if offset > self._size:
             raise ConnectError(f"it has {offset} bytes of a snapshot of {self._size}")
         if offset:
             self._context.log.info("resuming a snapshot", member_id=f"{self._member:x}", offset=offset)
-        began, begun_at = loop.time(), offset
+        began_at, first = loop.time(), offset
         chunk_bytes = limits.snapshot_chunk_bytes
         while offset < self._size:
             data = await in_thread(self._source.read, offset, READ_CHUNKS * chunk_bytes)
@@ -94,16 +116,13 @@ class SnapshotSending:
                 connection.push(frame(Frame.DATA, data[start : start + chunk_bytes]))
             connection.flush()
             await self._drained(outgoing)
+            if self._done.done():
+                return False
             offset += len(data)
             if limits.snapshot_bytes_s:
-                ahead_s = began + (offset - begun_at) / limits.snapshot_bytes_s - loop.time()
+                ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
                 await asyncio.sleep(max(ahead_s, 0.0))
-        connection.push(control(Frame.END, self._size))
-        # The other side verifies every byte and builds its state now. Pings tell whether it still lives.
-        delivered = await self._replied(outgoing, None)
-        if type(delivered) is not bool:
-            raise ConnectError("it wants to resume a snapshot that is complete")
-        return delivered
+        return True
 
     async def _drained(self, outgoing: Outgoing) -> None:
         try:
@@ -115,21 +134,10 @@ class SnapshotSending:
             raise ConnectError(outgoing.ended.result())
         self._progress_at = self._context.loop.time()
 
-    async def _replied(self, outgoing: Outgoing, timeout_s: float | None) -> int | bool:
-        self._reply = self._context.loop.create_future()
-        outgoing.connection.flush()
-        await asyncio.wait((self._reply, outgoing.ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._reply.done():
-            return self._reply.result()
-        raise ConnectError(outgoing.ended.result() if outgoing.ended.done() else "it did not answer in time")
-
     def _receive(self, kind: int, body: memoryview) -> None:
-        if kind == Frame.RESUME:
-            reply: int | bool = decode_number(body)
-        elif kind == Frame.DONE:
-            reply = decode_flag(body)
+        if kind == Frame.RESUME and not self._resume.done() and not self._done.done():
+            self._resume.set_result(decode_number(body))
+        elif kind == Frame.DONE and not self._done.done():
+            self._done.set_result(decode_flag(body))
         else:
-            raise WireError(f"a frame of kind {kind} on a stream for a snapshot")
-        if self._reply is None or self._reply.done():
-            raise WireError("an answer to nothing")
-        self._reply.set_result(reply)
+            raise WireError(f"a frame of kind {kind} at this point of a snapshot's stream")
