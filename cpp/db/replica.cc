@@ -192,7 +192,7 @@ Status Replica::WriteState(const HardState& state) {
 // -- reading the log
 
 uint64_t Replica::first_index() const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   if (!use.status().ok() || db_->log_ == nullptr) return 1;
   const uint64_t first = db_->log_->first_index();
   uint64_t term = 0;
@@ -201,12 +201,12 @@ uint64_t Replica::first_index() const {
 }
 
 uint64_t Replica::last_index() const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   return !use.status().ok() || db_->log_ == nullptr ? db_->applied_index() : db_->log_->last_index();
 }
 
 Status Replica::Term(uint64_t index, uint64_t* term) const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return NoLog();
   if (index > 0) return db_->log_->Term(index, term);
@@ -215,7 +215,7 @@ Status Replica::Term(uint64_t index, uint64_t* term) const {
 }
 
 Status Replica::Entries(uint64_t low, uint64_t high, uint64_t bytes_max, std::vector<Log::OwnedEntry>* out) const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return NoLog();
   out->clear();
