@@ -188,6 +188,10 @@ class FakeBackend final : public Backend {
     }
     return backend_->Commit(commands, results);
   }
+  void ExpectApplied(uint64_t sequence, ApplyObserver* observer) override {
+    backend_->ExpectApplied(sequence, observer);
+  }
+  bool ForgetApplied(uint64_t sequence) override { return backend_->ForgetApplied(sequence); }
   uint64_t WatchAdd(WatchSpec spec) override { return backend_->WatchAdd(std::move(spec)); }
   void WatchCancel(uint64_t id) override { backend_->WatchCancel(id); }
   WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
