@@ -96,6 +96,8 @@ class NodeService final : public Service {
   EventQueue* events() { return &events_; }
   LeaseClock* leases() { return &leases_; }
   Quota* quota() { return &quota_; }
+  size_t method_count() const { return rows_.size(); }
+  const std::string& method_path(size_t number) const { return rows_[number]->path; }
   // name -> value, for /metrics.
   std::vector<std::pair<std::string, uint64_t>> Counters() const;
 

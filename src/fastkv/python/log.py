@@ -19,9 +19,11 @@ Thread safety: none; the engine's `_writing` lock.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
 import struct
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,6 +33,8 @@ from fastkv.python.crc32c import crc32c
 from fastkv.python.directory import storage_errors, sync_directory
 
 ENTRY, HARD_STATE, SNAPSHOT, CLEAN, META = 1, 2, 3, 4, 5
+
+SYNC_BOUNDS_S = [0.001 * 2**i for i in range(14)]
 
 MAGIC = b"fkvlog\0\1"
 _HEADER = struct.Struct("<8sQQQQI")
@@ -141,6 +145,8 @@ class Log:
         self.segments = end.segments
         self.poison = ""
         self.syncs = 0
+        self.sync_counts = [0] * 15  # by time taken: engine.Engine.sync_times
+        self.sync_seconds = 0.0
         self.bytes = 0  # appended since open
         self.last_index = last_index
         self.durable = durable
@@ -279,8 +285,12 @@ class Log:
             finally:
                 os.close(fd)
             del self._unsynced[0]
+        began = time.perf_counter()
         self._sync_or_poison(self.segments[-1].path, self._fd)
+        took = time.perf_counter() - began
         self.syncs += 1
+        self.sync_seconds += took
+        self.sync_counts[bisect.bisect_left(SYNC_BOUNDS_S, took)] += 1
         self.durable = self._number
 
     def _sync_names(self) -> None:

@@ -72,6 +72,9 @@ class Node:
         self.failed: Exception | None = None
         self.alarms: set[tuple[int, int]] = set()  # (member id, alarm)
         self.lessor: Deadlines = Lessor()
+        # What /metrics answers to an Accept header: (what makes the body in any thread, content type). The front end
+        # sets it.
+        self.render_metrics: Callable[[str], tuple[Callable[[], bytes], str]] | None = None
         options = engine_module.Options(
             sync=config.fsync,
             checkpoint_on_close=False,  # a restart replays the log; a stop must not wait for a large checkpoint
@@ -175,6 +178,11 @@ class Node:
     def request_timeout_s(self) -> float:
         """How long a request waits for what others must do first, as etcd's ReqTimeout."""
         return 5 + 2 * self.config.election_timeout_s
+
+    @property
+    def waiting(self) -> int:
+        """Commands of this node that are not committed yet."""
+        return self._committer.waiting
 
     # -- writes -----------------------------------------------------------------------------------------------
     async def propose(self, tag: int, payload: bytes) -> tuple[int, bytes]:
