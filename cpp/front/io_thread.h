@@ -47,6 +47,7 @@ class Loop final : public IoThread {
   void Stop();  // joins
   bool drained() const { return drained_.load(std::memory_order_acquire); }
   void AddTo(ServerStats* stats) const;
+  const CallMetrics& metrics() const { return state_.metrics; }
 
   // Of the connections.
   // Every handler's first words.

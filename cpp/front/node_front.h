@@ -60,6 +60,10 @@ class NodeFront {
     if (server_ != nullptr) server_->Stop();
     service_->StopThreads();
   }
+  // By the number of the method; empty before Serve.
+  std::vector<MethodTotals> method_totals() const {
+    return server_ == nullptr ? std::vector<MethodTotals>() : server_->method_totals(service_->method_count());
+  }
   ServerStats server_stats() const { return server_ == nullptr ? ServerStats{} : server_->stats(); }
 
  private:

@@ -16,6 +16,7 @@
 
 #include "base/status.h"
 #include "front/call.h"
+#include "front/call_metrics.h"
 
 namespace fastkv::front {
 
@@ -67,6 +68,8 @@ class Server {
   virtual void Stop() = 0;
   virtual IoThread* thread(size_t index) = 0;
   virtual ServerStats stats() const = 0;
+  // Of the service's methods 0 to count - 1.
+  virtual std::vector<MethodTotals> method_totals(size_t count) const = 0;
 };
 
 }  // namespace fastkv::front

@@ -127,6 +127,8 @@ class NodeService final : public Service {
   void Renewed(std::unordered_map<int64_t, int64_t> ttls);
   // A learner answers nothing but Status and serializable ranges.
   void SetLearner(bool learner);
+  size_t method_count() const { return rows_.size(); }
+  const std::string& method_path(size_t number) const { return rows_[number]->path; }
   // name -> value, for /metrics.
   std::vector<std::pair<std::string, uint64_t>> Counters() const;
 

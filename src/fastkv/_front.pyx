@@ -21,8 +21,8 @@ from libcpp.vector cimport vector
 
 from fastkv._front_cpp cimport (
     Backend, Code, ColdMethod, Committed, ErrorRow, Event, Granted, GrpcCode, Left, Listener, NodeFront, NowNs,
-    Proposal, ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted, kRejected, kRenew,
-    string_view,
+    MethodTotals, Proposal, ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted, kRejected,
+    kRenew, string_view,
 )
 from fastkv._front_cpp cimport LeaseClock as CppLeaseClock
 
@@ -323,6 +323,22 @@ cdef class Front:
 
     def set_quota_alarm(self, cbool raised):
         self._front.get().service().quota().SetAlarm(raised)
+
+    def method_totals(self):
+        """Path -> (started, messages received, sent, handled by code, calls by time taken, seconds), for /metrics."""
+        cdef vector[MethodTotals] totals = self._front.get().method_totals()
+        cdef size_t number, i
+        found = {}
+        for number in range(totals.size()):
+            path = _text(self._front.get().service().method_path(number))
+            if path in found:
+                continue  # a cold method that is hot: the first row of a path is the one that is found
+            handled = [totals[number].handled[i] for i in range(17)]
+            took = [totals[number].took[i] for i in range(12)]
+            found[path] = (
+                totals[number].started, totals[number].messages_received, totals[number].messages_sent, handled, took,
+                totals[number].took_ns / 1e9)
+        return found
 
     def counters(self):
         """Name -> value: services and transport."""

@@ -128,6 +128,13 @@ cdef extern from "front/read_gate.h" namespace "fastkv::front" nogil:
         cbool Release(uint64_t, Code) except +
 
 
+cdef extern from "front/call_metrics.h" namespace "fastkv::front" nogil:
+    cdef cppclass MethodTotals:
+        uint64_t started, messages_received, messages_sent, took_ns
+        vector[uint64_t] handled  # arrays, of which only the elements are used
+        vector[uint64_t] took
+
+
 cdef extern from "front/server.h" namespace "fastkv::front" nogil:
     cdef cppclass TlsOptions:
         string cert_file, key_file, ca_file, crl_file
@@ -206,6 +213,7 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         LeaseClock* leases()
         Quota* quota()
         vector[pair[string, uint64_t]] Counters() except +
+        const string& method_path(size_t)
         void EndCold(size_t, uint64_t, uint32_t, GrpcCode, string) except +
         void SendCold(size_t, uint64_t, string) except +
 
@@ -218,3 +226,4 @@ cdef extern from "front/node_front.h" namespace "fastkv::front" nogil:
         void Drain(int64_t)
         void Stop()
         ServerStats server_stats()
+        vector[MethodTotals] method_totals() except +

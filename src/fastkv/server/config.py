@@ -88,6 +88,7 @@ class Config(NamedTuple):
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
+    listen_metrics_urls: tuple[str, ...]
     client_tls: TlsConfig
     peer_tls: TlsConfig
     notes: tuple[tuple[str, dict[str, object]], ...]  # warnings to log once the log is open
@@ -193,7 +194,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         raise ConfigError(f"unknown log format: {text('log-format')}, supported values json, console")
     if text("log-level") not in LOG_LEVELS:
         raise ConfigError(f'unrecognized level: "{text("log-level")}"')
-    for name in ("listen-peer-urls", "listen-client-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "listen-metrics-urls"):
         for url in urls(name):
             _check_bind(url)
     for name in ("listen-peer-urls", "listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
@@ -271,6 +272,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),
+        listen_metrics_urls=urls("listen-metrics-urls"),
         client_tls=client_tls,
         peer_tls=peer_tls,
         notes=tuple(notes),
@@ -288,6 +290,9 @@ def _tls(typed: _Typed, suites_given: bool, notes: list[tuple[str, dict[str, obj
         for url in typed.urls("listen-client-urls"):
             for warning in tls_config.check_url(url, client, "--cert-file, --key-file", "client"):
                 notes.append((warning, {"client-url": url}))
+        for url in typed.urls("listen-metrics-urls"):
+            if not url.startswith("http:"):
+                tls_config.check_url(url, client, "--cert-file, --key-file", "metrics")
         for url in typed.urls("listen-peer-urls"):
             for warning in tls_config.check_url(url, peer, "--peer-cert-file, --peer-key-file", "peer"):
                 notes.append((warning, {"peer-url": url}))

@@ -144,8 +144,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Profiling and Monitoring": (
         Flag("enable-pprof", "bool", "false", "Serve Go profiles.", absent="profiling over HTTP"),
-        Flag("metrics", "str", "basic", "basic or extensive.", note="metrics are not there yet"),
-        Flag("listen-metrics-urls", "urls", "", "Where /metrics is served.", absent="a port for metrics"),
+        Flag("metrics", "str", "basic", "basic or extensive: all are always served, histograms of calls included."),
+        Flag("listen-metrics-urls", "urls", "", "Where /metrics, /health, /livez and /readyz are served too."),
         Flag("enable-distributed-tracing", "bool", "false", "Send traces.", absent=NO_TRACING),
         Flag("distributed-tracing-address", "str", "localhost:4317", "Where to.", note="there is no tracing yet"),
         Flag("distributed-tracing-service-name", "str", "etcd", "Under which name.", note="there is no tracing yet"),

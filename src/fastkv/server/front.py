@@ -17,15 +17,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
 from fastkv.rpc.services import Services
+from fastkv.server.call_counts import CallCounts
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.listeners import Acceptor, Listener, close
+from fastkv.server.metrics import Metrics
 from fastkv.server.node import Node
 from fastkv.server.tls import Contexts
 from fastkv.server.tls_config import TlsConfig
@@ -51,7 +54,9 @@ class Front:
         self._directory = Path(tempfile.mkdtemp(prefix="fastkv-"))
         self._socket_path = str(self._directory / "grpc.sock")
         self._acceptors: list[Acceptor] = []
-        self._grpc = grpc.aio.server(options=_options(node.config))
+        self._counts = CallCounts()
+        node.render_metrics = Metrics(node, self._counts).render
+        self._grpc = grpc.aio.server(interceptors=[self._counts], options=_options(node.config))
         self._grpc.add_generic_rpc_handlers((Services(node),))
         self._grpc.add_insecure_port(f"unix:{self._socket_path}")
 
@@ -82,7 +87,12 @@ class Front:
                     return
                 first += more
         if first == PREFACE:
-            await self._relay(first, reader, writer)
+            self._counts.connections += 1
+            self._counts.connections_total += 1
+            try:
+                await self._relay(first, reader, writer)
+            finally:
+                self._counts.connections -= 1
             return
 
         async def write(data: bytes) -> None:
@@ -94,7 +104,18 @@ class Front:
     async def _relay(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         grpc_reader, grpc_writer = await asyncio.open_unix_connection(self._socket_path, limit=RELAY_BYTES)
         grpc_writer.write(first)
-        both = (asyncio.ensure_future(_copy(reader, grpc_writer)), asyncio.ensure_future(_copy(grpc_reader, writer)))
+
+        def received(size: int) -> None:
+            self._counts.received_bytes += size
+
+        def sent(size: int) -> None:
+            self._counts.sent_bytes += size
+
+        received(len(first))
+        both = (
+            asyncio.ensure_future(_copy(reader, grpc_writer, received)),
+            asyncio.ensure_future(_copy(grpc_reader, writer, sent)),
+        )
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -104,8 +125,9 @@ class Front:
             await asyncio.gather(*both, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Callable[[int], None]) -> None:
     while data := await reader.read(RELAY_BYTES):
+        count(len(data))
         writer.write(data)
         await writer.drain()
 

@@ -27,6 +27,7 @@ from fastkv.server.config import Config, ConfigError
 from fastkv.server.fronts import OpenNode
 from fastkv.server.listeners import Listener, bind, close, hosts
 from fastkv.server.log import Log, go_duration
+from fastkv.server.metrics_port import MetricsPort
 from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
 
@@ -42,9 +43,13 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
     existed = os.path.exists(os.path.join(config.data_dir, "FASTKV"))
     log.info("Initialize and start etcd server", data_dir=config.data_dir, dir_type="member" if existed else "empty")
     log.info("configuring client listeners", listen_client_urls=list(config.listen_client_urls))
+    listeners: list[Listener] = []
+    metrics: list[Listener] = []
     try:
-        listeners = bind(config.listen_client_urls, config.reuse_port)
+        listeners += bind(config.listen_client_urls, config.reuse_port)
+        metrics += bind(config.listen_metrics_urls, config.reuse_port)
     except OSError as reason:
+        close(listeners)
         log.fatal("the client port cannot be opened", error=reason.strerror or str(reason))
         return 1
     try:
@@ -52,7 +57,7 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
         if why_not := _make_directory(config.data_dir):
             log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=why_not)
             return 1
-        code, ended = asyncio.run(_serve(config, log, listeners, open_node))
+        code, ended = asyncio.run(_serve(config, log, listeners, metrics, open_node))
     except ConfigError as reason:
         log.at(reason.level, str(reason), **reason.fields)
         return 1
@@ -66,7 +71,7 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
         log.fatal("no engine", error=str(reason))
         return 1
     finally:
-        close(listeners)
+        close([*listeners, *metrics])
     if not ended:
         _leave(log, code)
     return code
@@ -91,7 +96,9 @@ def _make_directory(path: str) -> str:
     return ""
 
 
-async def _serve(config: Config, log: Log, listeners: list[Listener], open_node: OpenNode) -> tuple[int, bool]:
+async def _serve(
+    config: Config, log: Log, listeners: list[Listener], metrics: list[Listener], open_node: OpenNode
+) -> tuple[int, bool]:
     """(exit code, whether everything has ended)."""
     loop = asyncio.get_running_loop()
     node, front = open_node(config, log, listeners)
@@ -142,10 +149,14 @@ async def _serve(config: Config, log: Log, listeners: list[Listener], open_node:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    metrics_port: MetricsPort | None = None
     try:
         await node.start()
         fixtures = Path(config.data_dir, "fixtures", "client")
         tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
+        metrics_port = MetricsPort(node, metrics, tls)
+        for listener in metrics:
+            log.info("serving metrics", address=listener.address)
         await front.serve(tls)
         for listener in listeners:
             if listener.plain:
@@ -159,6 +170,8 @@ async def _serve(config: Config, log: Log, listeners: list[Listener], open_node:
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
         await front.close()
+        if metrics_port is not None:
+            await metrics_port.close()
         try:
             ended = await node.close()
         except Error as reason:

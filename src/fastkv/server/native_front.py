@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from asyncio import Future
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
 from fastkv.server.listeners import REJECTED, Listener, close
 from fastkv.server.log import Log
+from fastkv.server.metrics import HELP, MethodCounts, Metrics
 from fastkv.server.node import Node, WatchSink
 from fastkv.server.tls_config import TlsConfig
 
@@ -227,6 +229,8 @@ class NativeFront:
             _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
             _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }
+        self._python_ns = self._python_turns = 0
+        node.render_metrics = Metrics(node, self).render
         self._loop.add_reader(self._hot.fileno(), self._on_events)
 
     async def serve(self, tls: TlsConfig) -> None:
@@ -257,8 +261,25 @@ class NativeFront:
 
     # -- events -----------------------------------------------------------------------------------------------
     def _on_events(self) -> None:
+        began = time.perf_counter_ns()
         for event in self._hot.take():
             self._on[event[0]](*event[1:])
+        self._python_ns += time.perf_counter_ns() - began
+        self._python_turns += 1
+
+    # -- metrics.Traffic --------------------------------------------------------------------------------------
+    def methods(self) -> dict[str, MethodCounts]:
+        return {path: MethodCounts(*counts) for path, counts in self._hot.method_totals().items()}
+
+    def counters(self) -> dict[str, float]:
+        known = self._hot.counters()
+        return {name: known[name] for name in HELP if name in known} | {
+            "calls_open": known["calls"],
+            "connections_open": known["connections"],
+            "commit_seconds": known["commit_ns"] / 1e9,
+            "python_seconds": self._python_ns / 1e9,
+            "python_turns": self._python_turns,
+        }
 
     def _on_slow_batch(self, thread: int, call: int, took_ns: int, commands: int, text: str) -> None:
         self._node.log.warn(

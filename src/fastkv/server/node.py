@@ -79,6 +79,9 @@ class Node:
         self.failed: Exception | None = None
         self.alarms: set[tuple[int, int]] = set()  # (member id, alarm)
         self.lessor: Deadlines = Lessor()
+        # What /metrics answers to an Accept header: (what makes the body in any thread, content type). The front end
+        # sets it.
+        self.render_metrics: Callable[[str], tuple[Callable[[], bytes], str]] | None = None
         self._loop = asyncio.get_running_loop()
         self.engine: ReplicatedEngine = engine_module.load()(config.data_dir, self._options())
         try:
@@ -235,6 +238,11 @@ class Node:
     def request_timeout_s(self) -> float:
         """How long a request waits for what others must do first, as etcd's ReqTimeout."""
         return 5 + 2 * self.config.election_timeout_s
+
+    @property
+    def waiting(self) -> int:
+        """Commands of this node that are not committed yet."""
+        return self._committer.waiting
 
     @property
     def knows_leader(self) -> bool:
