@@ -35,9 +35,9 @@ class Flag(NamedTuple):
         return "ETCD_" + self.name.upper().replace("-", "_")
 
 
+NO_SELF_DIAL = "the node never connects to itself"
 HEARTBEATS = "peers watch each other by heartbeats"
 NO_COMPARING = "members are not compared yet"
-NO_TLS = "TLS"
 NO_AUTH = "authentication"
 NO_DISCOVERY = "discovery of other members"
 NO_TRACING = "distributed tracing"
@@ -104,44 +104,36 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum."
         ),
         Flag("pre-vote", "bool", "true", "Ask before an election."),
-        Flag("auto-compaction-retention", "str", "0", "History to keep.", absent="automatic compaction"),
-        Flag(
-            "auto-compaction-mode",
-            "str",
-            "periodic",
-            "periodic or revision.",
-            note="there is no automatic compaction yet",
-        ),
+        Flag("auto-compaction-retention", "str", "0", "History to keep: 10m, 24 (hours), 1000 (revisions); 0: all."),
+        Flag("auto-compaction-mode", "str", "periodic", "periodic or revision."),
         Flag("v2-deprecation", V2_PHASES, "write-only", "Deprecated.", note="there is no v2 store"),
         Flag("max-learners", "int", "1", "Learners a cluster may have."),
     ),
     "Security": (
-        Flag("cert-file", "str", "", "Certificate for clients.", absent=NO_TLS),
-        Flag("key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("client-cert-auth", "bool", "false", "Ask clients for certificates.", absent=NO_TLS),
-        Flag("client-cert-file", "str", "", "Certificate of the node as a client.", absent=NO_TLS),
-        Flag("client-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("client-crl-file", "str", "", "Revoked client certificates.", absent=NO_TLS),
-        Flag("client-cert-allowed-hostname", "str", "", "Host names clients may have.", absent=NO_TLS),
-        Flag("trusted-ca-file", "str", "", "CA of clients.", absent=NO_TLS),
-        Flag("auto-tls", "bool", "false", "Make a certificate for clients.", absent=NO_TLS),
-        Flag("peer-cert-file", "str", "", "Certificate for peers.", absent=NO_TLS),
-        Flag("peer-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("peer-client-cert-auth", "bool", "false", "Ask peers for certificates.", absent=NO_TLS),
-        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client.", absent=NO_TLS),
-        Flag("peer-client-key-file", "str", "", "Its key.", absent=NO_TLS),
-        Flag("peer-trusted-ca-file", "str", "", "CA of peers.", absent=NO_TLS),
-        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have.", absent=NO_TLS),
-        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have.", absent=NO_TLS),
-        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers.", absent=NO_TLS),
-        Flag("peer-crl-file", "str", "", "Revoked peer certificates.", absent=NO_TLS),
-        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' host names.", absent=NO_TLS),
-        Flag(
-            "self-signed-cert-validity", "uint", "1", "Years a made certificate is valid.", note="there is no TLS yet"
-        ),
-        Flag("cipher-suites", "str", "", "TLS cipher suites.", absent=NO_TLS),
-        Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version.", note="there is no TLS yet"),
-        Flag("tls-max-version", "str", "", "Highest TLS version.", note="there is no TLS yet"),
+        Flag("cert-file", "str", "", "Certificate for clients, PEM; read again when it changes."),
+        Flag("key-file", "str", "", "Its key."),
+        Flag("client-cert-auth", "bool", "false", "Take only clients with a certificate of the trusted CA."),
+        Flag("client-cert-file", "str", "", "Certificate of the node as its own client.", note=NO_SELF_DIAL),
+        Flag("client-key-file", "str", "", "Its key.", note=NO_SELF_DIAL),
+        Flag("client-crl-file", "str", "", "Revoked client certificates, DER or PEM; read again when it changes."),
+        Flag("client-cert-allowed-hostname", "str", "", "Host names, one of which a client's certificate must have."),
+        Flag("trusted-ca-file", "str", "", "CA of clients, PEM."),
+        Flag("auto-tls", "bool", "false", "Make a certificate for clients if none is given."),
+        Flag("peer-cert-file", "str", "", "Certificate for peers."),
+        Flag("peer-key-file", "str", "", "Its key."),
+        Flag("peer-client-cert-auth", "bool", "false", "Take only peers with a certificate."),
+        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client."),
+        Flag("peer-client-key-file", "str", "", "Its key."),
+        Flag("peer-trusted-ca-file", "str", "", "CA of peers."),
+        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have."),
+        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have."),
+        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers."),
+        Flag("peer-crl-file", "str", "", "Revoked peer certificates."),
+        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' addresses."),
+        Flag("self-signed-cert-validity", "uint", "1", "Years a made certificate is valid."),
+        Flag("cipher-suites", "str", "", "TLS 1.2 cipher suites, as Go names them."),
+        Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
+        Flag("tls-max-version", "str", "", "Highest TLS version: TLS1.2, TLS1.3 or none."),
         Flag("cors", "str", "*", "Origins that browsers may come from.", absent="a list of origins"),
         Flag("host-whitelist", "str", "*", "Host names that HTTP requests may ask for.", absent="a list of host names"),
     ),
@@ -152,8 +144,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Profiling and Monitoring": (
         Flag("enable-pprof", "bool", "false", "Serve Go profiles.", absent="profiling over HTTP"),
-        Flag("metrics", "str", "basic", "basic or extensive.", note="metrics are not there yet"),
-        Flag("listen-metrics-urls", "urls", "", "Where /metrics is served.", absent="a port for metrics"),
+        Flag("metrics", "str", "basic", "basic or extensive: all are always served, histograms of calls included."),
+        Flag("listen-metrics-urls", "urls", "", "Where /metrics, /health, /livez and /readyz are served too."),
         Flag("enable-distributed-tracing", "bool", "false", "Send traces.", absent=NO_TRACING),
         Flag("distributed-tracing-address", "str", "localhost:4317", "Where to.", note="there is no tracing yet"),
         Flag("distributed-tracing-service-name", "str", "etcd", "Under which name.", note="there is no tracing yet"),
@@ -215,21 +207,6 @@ LEGACY = frozenset(
     )
 )
 
-# feature gate -> (its default, why turning it on is refused, "" if it may be).
-GATES: dict[str, tuple[bool, str]] = {
-    "AllAlpha": (False, "every alpha feature"),
-    "AllBeta": (False, ""),
-    "CompactHashCheck": (False, ""),
-    "FastLeaseKeepAlive": (True, ""),
-    "InitialCorruptCheck": (False, ""),
-    "LeaseCheckpoint": (False, "checkpointing of leases"),
-    "LeaseCheckpointPersist": (False, "checkpointing of leases"),
-    "PriorityRequest": (False, ""),
-    "SetMemberLocalAddr": (False, ""),
-    "StopGRPCServiceOnDefrag": (False, ""),
-    "TxnModeWriteWithSharedBuffer": (True, ""),
-}
-
 TRUE_WORDS = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 FALSE_WORDS = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -264,6 +241,22 @@ def parse_duration_s(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != rest:
         raise ValueError("parse error")
     return sign * sum(float(number) * DURATION_UNITS_S[unit] for number, unit in parts)
+
+
+def go_duration_s(text: str) -> float:
+    """parse_duration_s with the reasons that Go gives outside of its flags."""
+    try:
+        return parse_duration_s(text)
+    except ValueError:
+        pass
+    rest = text.removeprefix("-").removeprefix("+")
+    while part := re.match(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([^0-9.]*)", rest):
+        if not part[2]:
+            raise ValueError(f'time: missing unit in duration "{text}"')
+        if part[2] not in DURATION_UNITS_S:
+            raise ValueError(f'time: unknown unit "{part[2]}" in duration "{text}"')
+        rest = rest[part.end() :]
+    raise ValueError(f'time: invalid duration "{text}"')
 
 
 def split_url(url: str) -> SplitResult:

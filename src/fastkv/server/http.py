@@ -1,5 +1,6 @@
 """
-The small HTTP/1.1 surface of the client port: /health, /livez, /readyz and /version, for probes and people.
+The small HTTP/1.1 surface of the client port: /health, /livez, /readyz, /version, /metrics and /debug/vars, for probes
+and people; and of the metrics port, which has less of it.
 
     bytes -> h11 -> Answer -> h11 -> bytes        one connection, requests in turn, keep-alive as h11 decides
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import sys
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
@@ -22,7 +25,7 @@ from fastkv._version import __version__
 from fastkv.errors import Error
 from fastkv.rpc.wire import int_field, message_field
 from fastkv.server.alarms import ALARM_CORRUPT, ALARM_NAMES
-from fastkv.server.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION
+from fastkv.server.version import API_VERSION
 
 if TYPE_CHECKING:
     from fastkv.server.node import Node
@@ -39,6 +42,7 @@ CHECKS = {
     "livez": ("serializable_read",),
     "readyz": ("data_corruption", "serializable_read", "linearizable_read", "non_learner"),
 }
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
 # One key, keys only: what a health check reads.
 PROBE = message_field(1, b"health") + int_field(3, 1) + int_field(8, 1)
 
@@ -48,9 +52,22 @@ class Answer(NamedTuple):
     body: bytes
     content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
+    make_body: Callable[[], bytes] | None = None  # takes long: for another thread, instead of `body`
 
 
-async def answer(node: Node, method: str, target: str) -> Answer:
+NOT_FOUND = Answer(404, b"404 page not found\n", headers=(NOSNIFF,))
+
+METRICS_PORT_PATHS = frozenset(("metrics", "health", "livez", "readyz"))
+
+
+async def answer_metrics_port(node: Node, method: str, target: str, accept: str = "") -> Answer:
+    """What a request on --listen-metrics-urls gets: /metrics and the probes."""
+    if urlsplit(target).path.removeprefix("/").partition("/")[0] not in METRICS_PORT_PATHS:
+        return NOT_FOUND
+    return await answer(node, method, target, accept)
+
+
+async def answer(node: Node, method: str, target: str, accept: str = "") -> Answer:
     """What a request gets."""
     try:
         url = urlsplit(target)
@@ -60,26 +77,52 @@ async def answer(node: Node, method: str, target: str) -> Answer:
     path, _, check = url.path.removeprefix("/").partition("/")
     if method == "OPTIONS":
         return Answer(200, b"")
+    if path == "metrics" and not check and node.render_metrics is not None:
+        make_body, content_type = node.render_metrics(accept)
+        return Answer(200, b"", content_type, make_body=make_body)
     found: Answer | None = None
-    if path == "version" and not check:
-        found = _version()
+    if path == "debug" and check == "vars":
+        found = _vars(node)
+    elif path == "version" and not check:
+        found = _version(node)
     elif path == "health" and not check:
         found = await _health(node, query)
     elif path in ("livez", "readyz") and check in ("", *CHECKS[path]):
         found = await _probe(node, path, check, query)
     if found is None:
-        return Answer(404, b"404 page not found\n", headers=(("X-Content-Type-Options", "nosniff"),))
+        return NOT_FOUND
     if method != "GET":
         headers = (("Allow", "GET"), ("X-Content-Type-Options", "nosniff"))
         return Answer(405, b"Method Not Allowed\n", headers=headers)
     return found
 
 
-def _version() -> Answer:
+def _vars(node: Node) -> Answer:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    identity = node.identity
+    variables = {
+        "cmdline": sys.argv,
+        "file_descriptor_limit": soft,
+        "raft.status": {
+            "id": f"{identity.member_id:x}",
+            "term": identity.term,
+            "vote": f"{identity.member_id:x}",
+            "commit": node.commit_index,
+            "lead": f"{node.leader:x}",
+            "raftState": "StateLeader" if node.leader == identity.member_id else "StateFollower",
+            "applied": node.engine.applied_index,
+            "progress": {},
+            "leadtransferee": "0",
+        },
+    }
+    return Answer(200, json.dumps(variables).encode() + b"\n", "application/json; charset=utf-8")
+
+
+def _version(node: Node) -> Answer:
     versions = {
         "etcdserver": API_VERSION,
-        "etcdcluster": CLUSTER_VERSION,
-        "storage": STORAGE_VERSION,
+        "etcdcluster": node.downgrade.cluster_version,
+        "storage": node.downgrade.cluster_version,
         "fastkv": __version__,
     }
     return Answer(200, json.dumps(versions, separators=(",", ":")).encode(), "application/json")
@@ -145,8 +188,13 @@ class HttpConnection:
     """One client. `read` and `write` move its bytes; the first ones may have been read already."""
 
     def __init__(
-        self, node: Node, read: Callable[[int], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]]
+        self,
+        node: Node,
+        read: Callable[[int], Awaitable[bytes]],
+        write: Callable[[bytes], Awaitable[None]],
+        answer: Callable[[Node, str, str, str], Awaitable[Answer]] = answer,
     ) -> None:
+        self._answer = answer
         self._node = node
         self._read = read
         self._write = write
@@ -178,7 +226,10 @@ class HttpConnection:
                     return False
         assert request is not None
         method = request.method.decode("latin-1")
-        reply = await answer(self._node, method, request.target.decode("latin-1"))
+        accept = next((value.decode("latin-1") for name, value in request.headers if name == b"accept"), "")
+        reply = await self._answer(self._node, method, request.target.decode("latin-1"), accept)
+        if reply.make_body is not None:
+            reply = reply._replace(body=await self._node.work(reply.make_body))
         await self._send(reply, with_body=method != "HEAD")
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from fastkv.errors import Code, Error, QuotaError, from_code
 from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
+from fastkv.server import compactor as compactors
 from fastkv.server import peers
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
 from fastkv.server.cluster import bootstrap, following
@@ -44,6 +45,7 @@ from fastkv.server.cluster.peer_http import PeerHttp
 from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
 from fastkv.server.compaction import Compaction
 from fastkv.server.config import Config
+from fastkv.server.downgrade import Downgrade
 from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
 from fastkv.server.listeners import bind_peers
@@ -78,6 +80,9 @@ class Node:
         self.failed: Exception | None = None
         self.alarms: set[tuple[int, int]] = set()  # (member id, alarm)
         self.lessor: Deadlines = Lessor()
+        # What /metrics answers to an Accept header: (what makes the body in any thread, content type). The front end
+        # sets it.
+        self.render_metrics: Callable[[str], tuple[Callable[[], bytes], str]] | None = None
         self._loop = asyncio.get_running_loop()
         self.engine: ReplicatedEngine = engine_module.load()(config.data_dir, self._options())
         try:
@@ -99,6 +104,8 @@ class Node:
         self._disk_is_full = False
         self._switching = asyncio.Lock()
         self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
+        self.downgrade = Downgrade(self._loop.call_later)
+        self.compactor = self._make_compactor()
         self._committer: Writes = self._make_committer()
         self._revocations: Writes = self._committer
         if self.cluster is not None:
@@ -151,11 +158,13 @@ class Node:
         self._committer.start()
         self.restore()
         self._spawn(self._expiry.run())
+        if self.compactor:
+            self._spawn(compactors.run(self.compactor, asyncio.sleep))
         member = f"{self.identity.member_id:x}"
         if self.cluster is None:
             self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
             return
-        self._expiry.set_leader(False)
+        self.set_leader(leads=False, known=False)
         assert self._peers is not None
         await self.cluster.start(self._peers)
         try:
@@ -230,6 +239,11 @@ class Node:
     def request_timeout_s(self) -> float:
         """How long a request waits for what others must do first, as etcd's ReqTimeout."""
         return 5 + 2 * self.config.election_timeout_s
+
+    @property
+    def waiting(self) -> int:
+        """Commands of this node that are not committed yet."""
+        return self._committer.waiting
 
     @property
     def knows_leader(self) -> bool:
@@ -408,6 +422,8 @@ class Node:
             # Nobody knows when clients were last heard by whoever led before: all get their time again.
             self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
         self._expiry.set_leader(leads)
+        if self.compactor:
+            self.compactor.paused = not leads
 
     def follow_entries(self, entries: Sequence[Entry]) -> None:
         """Own and others' commands are applied: leases, alarms and watchers follow."""
@@ -486,6 +502,17 @@ class Node:
         return self.cluster is None or await self.cluster.leases.may_expire()
 
     # -- compaction -------------------------------------------------------------------------------------------
+    def _make_compactor(self) -> compactors.Compactor | None:
+        config, revision = self.config, lambda: self.engine.revision
+        if config.compaction_period_s > 0:
+            return compactors.Periodic(config.compaction_period_s, revision, self._compact_to, self.now, self.log)
+        if config.compaction_revisions > 0:
+            return compactors.Revisions(config.compaction_revisions, revision, self._compact_to, self.now, self.log)
+        return None
+
+    async def _compact_to(self, revision: int) -> None:
+        await self.execute(COMPACTION, wire.int_field(1, revision))
+
     async def wait_compaction(self) -> None:
         """Until everything that a compaction has released is removed."""
         await self._compaction.wait()
@@ -495,6 +522,10 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._reap)
         return task
+
+    def background(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run what nobody waits for."""
+        self._spawn(coroutine)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

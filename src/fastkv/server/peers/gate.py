@@ -20,6 +20,7 @@ from fastkv.server.peers.inbound import Inbound
 from fastkv.server.peers.reasons import describe
 
 BACKLOG = 128
+ACCEPTS = 16  # in one turn of the loop
 TLS_SHUTDOWN_S = 1.0  # for the other side's farewell
 NO_SOCKETS_PAUSE_S = 0.2  # accept failed, out of file descriptors mostly: give others time to close some
 
@@ -31,22 +32,24 @@ class Gate:
         self._context = context
         self._listeners = listeners
         self._make = make
-        self._accepting: list[asyncio.Task[None]] = []
+        self._closed = False
         self._opening: dict[asyncio.Task[None], None] = {}  # in the order of accepting
         self._inbound: dict[Inbound, None] = {}
 
     def start(self) -> None:
         for listener in self._listeners:
             listener.socket.listen(BACKLOG)
-            self._accepting.append(self._context.loop.create_task(self._accept(listener)))
+            self._watch(listener)
 
     async def close(self) -> None:
-        tasks = [*self._accepting, *self._opening]
+        self._closed = True
+        for listener in self._listeners:
+            self._context.loop.remove_reader(listener.socket)
+            listener.socket.close()
+        tasks = [*self._opening]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for listener in self._listeners:
-            listener.socket.close()
         for inbound in list(self._inbound):
             inbound.connection.cut("this member closes")
         while self._inbound:  # each is told that it is lost in the loop's next turn
@@ -61,15 +64,23 @@ class Gate:
             if now > inbound.deadline():
                 inbound.connection.cut("it did not say who it is" if inbound.is_stranger else "it has gone silent")
 
-    async def _accept(self, listener: Listener) -> None:
-        loop, log = self._context.loop, self._context.log
-        while True:
+    def _watch(self, listener: Listener) -> None:
+        if not self._closed:
+            self._context.loop.add_reader(listener.socket, self._accept, listener)
+
+    def _accept(self, listener: Listener) -> None:
+        loop = self._context.loop
+        for _ in range(ACCEPTS):
             try:
-                accepted, address = await loop.sock_accept(listener.socket)
+                accepted, address = listener.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:
-                log.warn("cannot accept on the peer port", reason=describe(error))
-                await asyncio.sleep(NO_SOCKETS_PAUSE_S)
-                continue
+                self._context.log.warn("cannot accept on the peer port", reason=describe(error))
+                loop.remove_reader(listener.socket)
+                loop.call_later(NO_SOCKETS_PAUSE_S, self._watch, listener)
+                return
+            accepted.setblocking(False)
             self._make_way()
             inbound = self._make(f"{address[0]}:{address[1]}")
             task = loop.create_task(self._open(inbound, accepted, listener.tls))

@@ -80,8 +80,12 @@ class Inbound:
         if self.is_stranger:
             return self.began_at + limits.handshake_timeout_s
         since = self.connection.frame_since
-        silent = self.connection.received_at + limits.silence_s
-        return silent if since is None else min(silent, since + limits.frame_timeout_s)
+        silence_s, frame_timeout_s = limits.silence_s, limits.frame_timeout_s
+        if self.stream is Stream.SNAPSHOTS:  # what is not read because a disk is slow says nothing about the sender
+            silence_s = max(silence_s, limits.snapshot_patience_s)
+            frame_timeout_s = max(frame_timeout_s, limits.snapshot_patience_s)
+        silent = self.connection.received_at + silence_s
+        return silent if since is None else min(silent, since + frame_timeout_s)
 
     # -- Owner ------------------------------------------------------------------------------------------------
     def opened(self, connection: Connection) -> None:

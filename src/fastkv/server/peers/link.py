@@ -19,7 +19,7 @@ from typing import Protocol
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.dial import ConnectError, Outgoing, Receive
-from fastkv.server.peers.wire import Stream
+from fastkv.server.peers.wire import LENGTH, Stream
 
 
 class Watcher(Protocol):
@@ -48,6 +48,9 @@ class Link:
         receive: Receive,
     ) -> None:
         self.stream = stream
+        limits = context.limits
+        largest = limits.message_bytes_max if stream is Stream.APPENDS else limits.urgent_bytes_max
+        self.send_bytes_max = largest + LENGTH.size
         self.connection: Connection | None = None
         self.outgoing: Outgoing | None = None
         self._context = context

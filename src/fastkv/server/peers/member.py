@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+from fastkv.raft import Message
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.link import Link
 from fastkv.server.peers.requests import Questions
-from fastkv.server.peers.types import PeerError
+from fastkv.server.peers.snapshot_send import SnapshotSending
+from fastkv.server.peers.types import PeerError, SnapshotSource
 from fastkv.server.peers.wire import Frame, Stream, WireError, decode_answer
 
 
@@ -24,12 +26,18 @@ class Member:
         self._closing = False
         self._troubled: set[Stream] = set()
         self._questions = Questions(context)
+        self._sending: SnapshotSending | None = None
+        self._sending_task: asyncio.Task[bool] | None = None
         limits = context.limits
         self.appends = Link(context, member_id, Stream.APPENDS, urls, limits.urgent_bytes_max, self, self._answered)
         self.urgent = Link(context, member_id, Stream.URGENT, urls, limits.urgent_bytes_max, self, self._answered)
 
     async def close(self) -> None:
         self._closing = True
+        sending = self._sending_task
+        if sending is not None:
+            sending.cancel()
+            await asyncio.wait((sending,))
         await asyncio.gather(self.appends.close(), self.urgent.close())
         if self.is_active:
             self._set_active(False)
@@ -41,15 +49,40 @@ class Member:
             raise PeerError(f"member {self.id:x} is not connected")
         return await self._questions.ask(connection, kind, body, timeout_s)
 
+    async def send_snapshot(self, message: Message, source: SnapshotSource) -> bool:
+        """Whether it was delivered. A newer one takes the place of one that is under way."""
+        if self._closing:
+            return False
+        before = self._sending_task
+        if before is not None:
+            before.cancel()
+        self._sending = SnapshotSending(self._context, self.id, self.urls, message, source)
+        task = self._sending_task = self._context.loop.create_task(self._sending.run())
+        try:
+            await asyncio.wait((task,))
+            return not task.cancelled() and task.result()
+        finally:
+            if not task.done():  # it is the caller who was cancelled; the source may be closed when this returns
+                task.cancel()
+                await asyncio.wait((task,))
+            if self._sending_task is task:
+                self._sending = self._sending_task = None
+
     def ping(self, now: float) -> None:
         """A sign of life to each connection, and the end of those that give none."""
-        for link in (self.appends, self.urgent):
-            if link.outgoing is None or link.connection is None:
+        limits = self._context.limits
+        for outgoing, silence_s in (
+            (self.appends.outgoing, limits.silence_s),
+            (self.urgent.outgoing, limits.silence_s),
+            # Who writes a snapshot to a slow disk does not read its pings meanwhile.
+            (self._sending.outgoing if self._sending else None, max(limits.silence_s, limits.snapshot_patience_s)),
+        ):
+            if outgoing is None:
                 continue
-            if now - link.connection.received_at > self._context.limits.silence_s:
-                link.connection.cut("it has gone silent")
+            if now - outgoing.connection.received_at > silence_s:
+                outgoing.connection.cut("it has gone silent")
             else:
-                link.outgoing.ping()
+                outgoing.ping()
 
     def _answered(self, kind: int, body: memoryview) -> None:
         if kind != Frame.ANSWER:

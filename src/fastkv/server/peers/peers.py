@@ -23,8 +23,9 @@ from fastkv.server.peers.gate import Gate
 from fastkv.server.peers.inbound import Inbound, Receiver, judge
 from fastkv.server.peers.member import Member
 from fastkv.server.peers.reasons import Log, QuietLog
+from fastkv.server.peers.snapshot_receive import Arrivals, Receiving
 from fastkv.server.peers.streams import LARGE, Messages
-from fastkv.server.peers.types import Http, Limits, LocalIdentity, PeerError, PeerEvents
+from fastkv.server.peers.types import Http, Limits, LocalIdentity, PeerError, PeerEvents, SnapshotSource
 from fastkv.server.peers.wire import Frame, Hello, Refusal, Stream, frame
 
 UNKNOWN_MAX = 16  # members that introduced themselves
@@ -69,6 +70,7 @@ class Peers:
         self._sweeper: asyncio.Task[None] | None = None
         self._context: Context | None = None
         self._gate: Gate | None = None
+        self._arrivals: Arrivals | None = None
         self._urls: dict[int, tuple[str, ...]] = {}
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -80,6 +82,7 @@ class Peers:
             loop, self._identity, self._limits, self._events, log, self._rng, self._client_tls, self._server_tls
         )
         self._gate = Gate(context, self._listeners, lambda address: Inbound(context, self, address, self._http))
+        self._arrivals = Arrivals(context)
         self._gate.start()
         self._sweeper = loop.create_task(self._sweep())
         self._match()
@@ -96,6 +99,8 @@ class Peers:
         await self._gate.close()
         if self._closing:
             await asyncio.wait(self._closing)
+        assert self._arrivals is not None
+        await self._arrivals.close()
 
     def set_members(self, members: Mapping[int, Iterable[str]], removed: Iterable[int] = ()) -> None:
         """
@@ -124,11 +129,22 @@ class Peers:
             if not link.has_room():
                 continue
             encoded = frame(Frame.MESSAGE, encode_message(message))
+            if len(encoded) > link.send_bytes_max:
+                self._too_large(message, len(encoded))
+                link.dropped()
+                continue
             link.send(encoded)
             assert link.connection is not None
             touched[link.connection] = None
         for connection in touched:
             connection.flush()
+
+    def _too_large(self, message: Message, size: int) -> None:
+        assert self._context is not None
+        self._context.log.warn(
+            "dropped a message that is too large for its receiver", (message.to, message.kind),
+            member_id=f"{message.to:x}", kind=message.kind.name, bytes=size,
+        )  # fmt: skip
 
     async def ask(self, member: int, kind: str, body: bytes, timeout_s: float) -> bytes:
         """What the member's events.answer returns; PeerError."""
@@ -136,6 +152,15 @@ class Peers:
         if target is None:
             raise PeerError(f"member {member:x} is not known")
         return await target.ask(kind, body, timeout_s)
+
+    async def send_snapshot(self, message: Message, reader: SnapshotSource) -> bool:
+        """
+        Send a SNAPSHOT message with the state it names; whether the other node took it. Interruptions are survived, see
+        limits.snapshot_patience_s. The reader is the caller's to close, behind this call.
+        """
+        assert message.kind is Kind.SNAPSHOT
+        member = self._members.get(message.to)
+        return member is not None and await member.send_snapshot(message, reader)
 
     # -- Door -------------------------------------------------------------------------------------------------
     def admit(self, inbound: Inbound, hello: Hello) -> tuple[Refusal, str] | Receiver:
@@ -150,6 +175,9 @@ class Peers:
         if before is not None:
             before.connection.cut("it has connected anew")
         self._inbound[hello.sender, stream] = inbound
+        if stream is Stream.SNAPSHOTS:
+            assert self._arrivals is not None
+            return Receiving(self._context, self._arrivals, inbound, hello.sender)
         return Messages(self._context, inbound, hello.sender, stream)
 
     def left(self, inbound: Inbound) -> None:
@@ -199,7 +227,7 @@ class Peers:
 
     async def _sweep(self) -> None:
         """Ping, and cut the silent. A turn that comes late says nothing about others: this process itself was away."""
-        assert self._context is not None and self._gate is not None
+        assert self._context is not None and self._gate is not None and self._arrivals is not None
         loop, interval_s = self._context.loop, self._limits.ping_interval_s
         last = loop.time()
         while True:
@@ -207,6 +235,7 @@ class Peers:
             now = loop.time()
             if now - last < 2 * interval_s + 0.5:
                 self._gate.sweep(now)
+                self._arrivals.sweep(now)
                 for member in list(self._members.values()):
                     member.ping(now)
             last = now

@@ -3,6 +3,7 @@ that says a sentence once in a while instead of ten times a second."""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from typing import Protocol
@@ -76,8 +77,8 @@ def describe(error: str | BaseException | None) -> str:
         return _ALERTS.get(reason, f"TLS failed: {reason.lower().replace('_', ' ') or error}")
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
 
 

@@ -16,6 +16,7 @@ import itertools
 
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
+from fastkv.server.peers.tasks import fault
 from fastkv.server.peers.types import PeerError
 from fastkv.server.peers.wire import Answer, Ask, Frame, control
 
@@ -108,9 +109,7 @@ class Answers:
             self._reply(number, False, b"no answer in time")
         else:  # a fault of ours: who asked must not wait for it, and it must not be silent
             self._reply(number, False, b"the question failed")
-            self._context.loop.call_exception_handler(
-                {"message": "answering another member failed", "exception": error, "task": task}
-            )
+            fault(task, error)
 
     def _reply(self, number: int, ok: bool, body: bytes) -> None:
         if not self._connection.closing:
