@@ -68,6 +68,8 @@ class Follows(leases.Lessor, Protocol):
     def set_leader(self, *, leads: bool, known: bool) -> None:
         """Whether this member is the leader, and whether there is one."""
 
+    def set_learner(self, learner: bool) -> None: ...
+
     def follow_entries(self, entries: Sequence[Entry]) -> None:
         """These have been applied; watchers wait."""
 
@@ -168,6 +170,7 @@ class Cluster:
         await peers.start()
         if self.raft.is_alone():
             self.raft.campaign()
+        self._node.set_learner(self.is_learner)
         self._next_tick = self._loop.time()
         self._tick()
         self._spawn(self._publish())
@@ -385,6 +388,7 @@ class Cluster:
         for entry, why_not in changed:
             self.changes.applied(entry, why_not)
         self._tell_news()
+        self._node.set_learner(self.is_learner)
         if self.raft.id in self.membership.removed:
             self._was_removed()
         else:
@@ -403,6 +407,7 @@ class Cluster:
         def installed() -> None:
             self.changes.membership = membership.decode(self._engine.membership)
             self._node.restore()
+            self._node.set_learner(self.is_learner)
             done()
             self.linearizable.applied(snapshot.index)
             self._connect()
