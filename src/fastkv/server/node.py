@@ -168,10 +168,11 @@ class Node:
         self.set_leader(leads=False, known=False)
         assert self._peers is not None
         await self.cluster.start(self._peers)
-        try:
-            async with asyncio.timeout(self.request_timeout_s):
-                await self.cluster.ready()
-        except TimeoutError:
+        ready = {self._loop.create_task(self.cluster.ready()), self._loop.create_task(self.stopping.wait())}
+        done, pending = await asyncio.wait(ready, timeout=self.request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if not done:
             self.log.warn("there is no leader yet; clients are served what needs none")
 
     def restore(self) -> None:
@@ -242,8 +243,9 @@ class Node:
 
     def leave(self, reason: str) -> None:
         """The node is not wanted any more."""
-        self.log.warn(reason)
-        self.stopping.set()
+        if not self.stopping.is_set():
+            self.log.warn(reason)
+            self.stopping.set()
 
     @property
     def request_timeout_s(self) -> float:

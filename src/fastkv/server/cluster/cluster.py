@@ -142,6 +142,7 @@ class Cluster:
         self._changed: list[tuple[Entry, Error | None]] = []
         self._news = asyncio.Event()
         self._leader = NO_MEMBER
+        self._removed = False
         self._hurried = not config.hurry_first_election
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_tick = 0.0
@@ -425,7 +426,9 @@ class Cluster:
 
     # -- removed ----------------------------------------------------------------------------------------------
     def _was_removed(self) -> None:
-        self._spawn(self._end_removed())
+        if not self._removed:
+            self._removed = True
+            self._spawn(self._end_removed())
 
     async def _end_removed(self) -> None:
         await asyncio.sleep(LINGER_S)
