@@ -84,14 +84,7 @@ class Member:
     def do(self, function: Callable[[], Result]) -> Result:
         """Call it in the thread of the front."""
         done: Future[Result] = Future()
-
-        def job() -> None:
-            try:
-                done.set_result(function())
-            except Exception as failure:
-                done.set_exception(failure)
-
-        self._jobs.put(job)
+        self._jobs.put(lambda: done.set_result(function()))
         os.write(self._wake_out, b".")
         return done.result(DEADLINE_S)
 
