@@ -40,9 +40,11 @@ struct Event {
     kQuota = 8,       // the quota is exceeded: the alarm is being raised
     kDied = 9,        // text: the committer has ended; nothing will be written any more
     kLog = 10,        // text
-    kProposals = 11,  // something has gathered for RaftProposer::Take
-    kReads = 12,      // something has gathered for ReadGate::Take
-    kRenew = 13,      // leases that the leader is asked to renew: NodeService::Renewed answers
+    kRejected = 11,   // a connection: text = the client's address, body = why
+    kWatch = 12,      // number = a watcher of Python's that has got something
+    kProposals = 13,  // something has gathered for RaftProposer::Take
+    kReads = 14,      // something has gathered for ReadGate::Take
+    kRenew = 15,      // leases that the leader is asked to renew: NodeService::Renewed answers
   };
   Kind kind = kLog;
   Code code = Code::kOk;

@@ -103,6 +103,9 @@ class NodeService final : public Service {
   // Python's own commands: their results come as events, in one order with the clients'. False: stopped.
   bool Propose(WriteGroup* group) { return committer_.Submit(group, /*at_once=*/false) == Committer::Taken::kYes; }
   void WakeWatchers() { watches_.Wake(); }
+  // A watcher of the store that Python takes from: an event comes when it has got something. It looks once itself.
+  void AddWatcher(uint64_t watcher) { watches_.Add(watcher, nullptr); }
+  void RemoveWatcher(uint64_t watcher) { watches_.Remove(watcher); }
   EventQueue* events() { return &events_; }
   LeaseClock* leases() { return &leases_; }
   Quota* quota() { return &quota_; }
@@ -124,6 +127,8 @@ class NodeService final : public Service {
   void Renewed(std::unordered_map<int64_t, int64_t> ttls);
   // A learner answers nothing but Status and serializable ranges.
   void SetLearner(bool learner);
+  size_t method_count() const { return rows_.size(); }
+  const std::string& method_path(size_t number) const { return rows_[number]->path; }
   // name -> value, for /metrics.
   std::vector<std::pair<std::string, uint64_t>> Counters() const;
 

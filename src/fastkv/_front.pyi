@@ -2,6 +2,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastkv.server.tls_config import TlsConfig
+
 CALL: int
 WRITABLE: int
 END: int
@@ -13,6 +15,8 @@ LEASES: int
 QUOTA: int
 DIED: int
 LOG: int
+WATCH: int
+REJECTED: int
 PROPOSALS: int
 READS: int
 RENEW: int
@@ -49,7 +53,8 @@ class Front:
     def start(self) -> None: ...
     def serve(
         self,
-        sockets: Sequence[socket.socket],
+        listeners: Iterable[tuple[socket.socket, bool, bool]],
+        tls: TlsConfig,
         *,
         io_threads: int,
         max_concurrent_streams: int,
@@ -74,8 +79,11 @@ class Front:
     def renewed(self, ttls: Iterable[tuple[int, int]]) -> None: ...
     def applied(self) -> None: ...
     def wake_watchers(self) -> None: ...
+    def add_watcher(self, watcher: int) -> None: ...
+    def remove_watcher(self, watcher: int) -> None: ...
     def leases(self) -> LeaseClock: ...
     def set_quota_alarm(self, raised: bool) -> None: ...
+    def method_totals(self) -> dict[str, tuple[int, int, int, list[int], list[int], float]]: ...
     def counters(self) -> dict[str, int]: ...
 
 class LeaseClock:

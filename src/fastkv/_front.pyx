@@ -21,7 +21,8 @@ from libcpp.vector cimport vector
 
 from fastkv._front_cpp cimport (
     Backend, Code, ColdMethod, Committed, ErrorRow, Event, Granted, GrpcCode, Left, Listener, NodeFront, NowNs,
-    Proposal, ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted, kRenew, string_view,
+    MethodTotals, Proposal, ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted, kRejected,
+    kRenew, string_view,
 )
 from fastkv._front_cpp cimport LeaseClock as CppLeaseClock
 
@@ -31,8 +32,8 @@ import os
 from fastkv import errors
 
 # Kinds of events: cpp/front/event_queue.h.
-CALL, WRITABLE, END, HTTP1, COMMITTED, SLOW_BATCH, SLOW_CALL, LEASES, QUOTA, DIED, LOG = range(11)
-PROPOSALS, READS, RENEW = range(11, 14)
+CALL, WRITABLE, END, HTTP1, COMMITTED, SLOW_BATCH, SLOW_CALL, LEASES, QUOTA, DIED, LOG, REJECTED, WATCH = range(13)
+PROPOSALS, READS, RENEW = range(13, 16)
 
 
 def now():
@@ -74,6 +75,8 @@ cdef object _event(const Event& event):
                 _metadata(event))
     if event.kind == kCommitted:
         return <int>event.kind, <int>event.code, _text(event.text), _commands(event)
+    if event.kind == kRejected:
+        return <int>event.kind, _text(event.text), _text(event.body)
     if event.kind == kRenew:
         return <int>event.kind, list(event.leases)
     return <int>event.kind, event.thread, event.call, event.number, event.count, _text(event.text)
@@ -157,12 +160,15 @@ cdef class Front:
         self._front.get().service().Start()
 
     def serve(
-        self, sockets, *, int io_threads, uint32_t max_concurrent_streams, size_t receive_bytes_max,
+        self, listeners, tls, *, int io_threads, uint32_t max_concurrent_streams, size_t receive_bytes_max,
         double keepalive_min_time_s, double keepalive_interval_s, double keepalive_timeout_s,
     ):
-        """Clients are answered from now on. sockets: bound; each is duplicated."""
+        """
+        Clients are answered from now on. listeners: (bound socket, whether plain, whether TLS is spoken); each socket is
+        duplicated. tls: a TlsConfig, unused where nobody speaks it.
+        """
         cdef ServerOptions options
-        cdef vector[Listener] listeners
+        cdef vector[Listener] owned
         cdef Listener listener
         cdef Status status
         options.io_threads = io_threads
@@ -171,11 +177,20 @@ cdef class Front:
         options.keepalive_min_time_ms = <int64_t>(keepalive_min_time_s * 1e3)
         options.keepalive_interval_ms = <int64_t>(keepalive_interval_s * 1e3)
         options.keepalive_timeout_ms = <int64_t>(keepalive_timeout_s * 1e3)
-        for socket in sockets:
+        options.tls.cert_file = os.fsencode(tls.cert_file)
+        options.tls.key_file = os.fsencode(tls.key_file)
+        options.tls.ca_file = os.fsencode(tls.ca_file)
+        options.tls.crl_file = os.fsencode(tls.crl_file)
+        options.tls.client_cert_auth = tls.client_cert_auth
+        options.tls.allowed_hostnames = [host.encode() for host in tls.allowed_hostname]
+        options.tls.cipher_suites = [suite.encode() for suite in tls.cipher_suites]
+        options.tls.min_version = tls.min_version.encode()
+        options.tls.max_version = tls.max_version.encode()
+        for socket, listener.plain, listener.tls in listeners:
             listener.socket = os.dup(socket.fileno())
-            listeners.push_back(listener)
+            owned.push_back(listener)
         with nogil:
-            status = self._front.get().Serve(options, listeners)
+            status = self._front.get().Serve(options, owned)
         if not status.ok():
             raise errors.from_code(<int>status.code(), _text(status.message()))
 
@@ -292,6 +307,13 @@ cdef class Front:
         with nogil:
             self._front.get().service().WakeWatchers()
 
+    def add_watcher(self, uint64_t watcher):
+        """Events WATCH shall say when the engine's watcher has got something; the caller looks once behind this."""
+        self._front.get().service().AddWatcher(watcher)
+
+    def remove_watcher(self, uint64_t watcher):
+        self._front.get().service().RemoveWatcher(watcher)
+
     def leases(self):
         """The clock that follows the commands."""
         cdef LeaseClock clock = LeaseClock.__new__(LeaseClock)
@@ -301,6 +323,22 @@ cdef class Front:
 
     def set_quota_alarm(self, cbool raised):
         self._front.get().service().quota().SetAlarm(raised)
+
+    def method_totals(self):
+        """Path -> (started, messages received, sent, handled by code, calls by time taken, seconds), for /metrics."""
+        cdef vector[MethodTotals] totals = self._front.get().method_totals()
+        cdef size_t number, i
+        found = {}
+        for number in range(totals.size()):
+            path = _text(self._front.get().service().method_path(number))
+            if path in found:
+                continue  # a cold method that is hot: the first row of a path is the one that is found
+            handled = [totals[number].handled[i] for i in range(17)]
+            took = [totals[number].took[i] for i in range(12)]
+            found[path] = (
+                totals[number].started, totals[number].messages_received, totals[number].messages_sent, handled, took,
+                totals[number].took_ns / 1e9)
+        return found
 
     def counters(self):
         """Name -> value: services and transport."""

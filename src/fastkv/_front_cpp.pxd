@@ -52,6 +52,7 @@ cdef extern from "front/event_queue.h" namespace "fastkv::front" nogil:
     cdef enum EventKind "fastkv::front::Event::Kind":
         kCall "fastkv::front::Event::kCall"
         kCommitted "fastkv::front::Event::kCommitted"
+        kRejected "fastkv::front::Event::kRejected"
         kRenew "fastkv::front::Event::kRenew"
 
     cdef cppclass Event:
@@ -128,12 +129,19 @@ cdef extern from "front/read_gate.h" namespace "fastkv::front" nogil:
         cbool Release(uint64_t, Code) except +
 
 
+cdef extern from "front/call_metrics.h" namespace "fastkv::front" nogil:
+    cdef cppclass MethodTotals:
+        uint64_t started, messages_received, messages_sent, took_ns
+        vector[uint64_t] handled  # arrays, of which only the elements are used
+        vector[uint64_t] took
+
+
 cdef extern from "front/server.h" namespace "fastkv::front" nogil:
     cdef cppclass TlsOptions:
         string cert_file, key_file, ca_file, crl_file
         cbool client_cert_auth
-        string allowed_cn, allowed_hostname, min_version, max_version
-        vector[string] cipher_suites
+        string allowed_cn, min_version, max_version
+        vector[string] allowed_hostnames, cipher_suites
 
     cdef cppclass Listener:
         int socket
@@ -193,6 +201,8 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         cbool StopWrites(int64_t) except +
         cbool Propose(WriteGroup*) except +
         void WakeWatchers() except +
+        void AddWatcher(uint64_t) except +
+        void RemoveWatcher(uint64_t)
         void UseRaft(uint64_t) except +
         RaftProposer* proposer()
         ReadGate* reads()
@@ -204,6 +214,7 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         LeaseClock* leases()
         Quota* quota()
         vector[pair[string, uint64_t]] Counters() except +
+        const string& method_path(size_t)
         void EndCold(size_t, uint64_t, uint32_t, GrpcCode, string) except +
         void SendCold(size_t, uint64_t, string) except +
 
@@ -216,3 +227,4 @@ cdef extern from "front/node_front.h" namespace "fastkv::front" nogil:
         void Drain(int64_t)
         void Stop()
         ServerStats server_stats()
+        vector[MethodTotals] method_totals() except +
