@@ -387,6 +387,11 @@ cdef class LeaseClock:
     def renew(self, int64_t lease, double now):
         return self._clock.Renew(lease, now)
 
+    def renew_all(self, leases, double now):
+        """The granted TTL of each, counted anew; 0: there is no such lease; -1: it is due, and will be revoked."""
+        cdef vector[int64_t] ids = leases
+        return list(self._clock.RenewAll(ids, now))
+
     def revoke(self, int64_t lease):
         self._clock.Revoke(lease)
 
