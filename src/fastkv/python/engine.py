@@ -161,6 +161,11 @@ class PythonEngine:
             }
             return stats | self._storage.stats() if self._storage else stats
 
+    def sync_times(self) -> tuple[list[int], float]:
+        with self._opened():
+            log = self._storage.log if self._storage else None
+            return (list(log.sync_counts), log.sync_seconds) if log else ([0] * 15, 0.0)
+
     @contextmanager
     def _opened(self) -> Iterator[None]:
         """The state, locked, of a store that is open."""

@@ -19,9 +19,11 @@ Thread safety: none; the engine's `_writing` lock. `term`, of a committed entry,
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -34,6 +36,8 @@ from fastkv.python.entries import EntryTable, Place
 from fastkv.python.payloads import INDEX_MAX, NORMAL, Entry, HardState, Mark, encode_clean
 
 ENTRY, HARD_STATE, SNAPSHOT, CLEAN, META = 1, 2, 3, 4, 5
+
+SYNC_BOUNDS_S = [0.001 * 2**i for i in range(14)]
 
 MAGIC = b"fkvlog\0\1"
 _HEADER = struct.Struct("<8sQQQQI")
@@ -148,6 +152,8 @@ class Log:
         self.segments = end.segments
         self.poison = ""
         self.syncs = 0
+        self.sync_counts = [0] * 15  # by time taken: engine.Engine.sync_times
+        self.sync_seconds = 0.0
         self.bytes = 0  # of records, those found at open included if the table knows them
         self.last_index = last_index  # of the files' entries: a mark may be owed
         self.table = EntryTable(last_index + 1) if table is None else table
@@ -349,8 +355,12 @@ class Log:
             finally:
                 os.close(fd)
             del self._unsynced[0]
+        began = time.perf_counter()
         self._sync_or_poison(self.segments[-1].path, self._fd)
+        took = time.perf_counter() - began
         self.syncs += 1
+        self.sync_seconds += took
+        self.sync_counts[bisect.bisect_left(SYNC_BOUNDS_S, took)] += 1
         self.durable = self._number
 
     def _sync_names(self) -> None:
