@@ -503,7 +503,9 @@ Db::Stats Db::GetStats() const {
   const std::lock_guard lock(queue_mutex_);  // Close takes the log away
   if (!closed() && log_ != nullptr) {
     stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
-    stats.syncs = log_->counters().syncs;
+    const LogCounters counters = log_->counters();
+    stats.syncs = counters.syncs;
+    stats.sync_times = counters.sync_times;
   }
   stats.checkpoint_bytes = checkpoint_size_.load();
   stats.checkpoint_index = checkpoint_index_.load();

@@ -92,6 +92,7 @@ class Db {
   struct Stats {
     Store::Stats store;
     uint64_t applied_index, term, watchers, log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands;
+    TimeHistogram sync_times;
   };
   Stats GetStats() const;
 

@@ -33,6 +33,7 @@
 
 #include "base/env.h"
 #include "base/status.h"
+#include "base/time_histogram.h"
 #include "log/format.h"
 
 namespace fastkv {
@@ -73,6 +74,7 @@ using LogEntryVisitor =
 
 struct LogCounters {
   uint64_t records = 0, bytes = 0, syncs = 0, sync_calls = 0, segments_created = 0, segments_removed = 0;
+  TimeHistogram sync_times;
 };
 
 class Log {

@@ -319,6 +319,14 @@ cdef class NativeEngine:
             "syncs": stats.syncs, "batches": stats.batches, "commands": stats.commands,
         }
 
+    def sync_times(self):
+        cdef Db* db = self._open()
+        cdef DbStats stats
+        cdef size_t i
+        with nogil:
+            stats = db.GetStats()
+        return [stats.sync_times.count(i) for i in range(15)], stats.sync_times.sum_ns / 1e9
+
     # -- writes -----------------------------------------------------------------------------------------------
 
     def commit(self, commands):

@@ -105,6 +105,9 @@ class Engine(Protocol):
         """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records +
         index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
 
+    def sync_times(self) -> tuple[list[int], float]:
+        """How many syncs of the log took up to 1 ms, 2 ms, 4 ms ... 8.192 s, and longer; their sum in seconds."""
+
     # -- writes -----------------------------------------------------------------------------------------------
     def commit(self, commands: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """One batch: one log record, one sync, one apply. Returns (code, response message) for each command; the
