@@ -11,8 +11,8 @@ namespace fastkv {
 class ApplyObserver {
  public:
   virtual ~ApplyObserver() = default;
-  // The batch `sequence` has been applied and the watchers have been matched; results[i] answers its i-th command. Called
-  // once, from the thread that applies: it should hand over and return. It may Expect and Forget, but not apply.
+  // The batch `sequence` has been applied and the watchers have been matched; results[i] answers its i-th command.
+  // Called once, from the thread that applies: it should hand over and return. It may Expect and Forget, but not apply.
   virtual void Applied(uint64_t sequence, std::vector<CommandResult> results) = 0;
 };
 

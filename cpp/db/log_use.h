@@ -1,4 +1,5 @@
-// Somebody beside the leader of a group who uses the log, if status() is OK: Close waits for it. Included by db/*.cc only.
+// Somebody beside the leader of a group who uses the log, if status() is OK: Close waits for it. Included by db/*.cc
+// only.
 #pragma once
 
 #include <mutex>

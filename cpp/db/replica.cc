@@ -19,6 +19,7 @@ bool IsBatch(std::string_view batch) {
 }
 
 Status NoLog() { return {Code::kNotFound, "a store in memory has no log"}; }
+Status Alone() { return {Code::kReadOnly, "the member is alone: what it applies comes through commits"}; }
 
 }  // namespace
 
@@ -27,6 +28,7 @@ Status NoLog() { return {Code::kNotFound, "a store in memory has no log"}; }
 bool Replica::Replay(const LogEntry& entry, bool committed) {
   if (entry.kind == EntryKind::kConfChange) {
     conf_changes_.push_back(entry.index);
+    last_change_ = entry.index;
     replayed_all_ = false;  // what it means only the node knows: it applies the rest
   }
   if (committed) state_.commit = entry.index;
@@ -42,7 +44,8 @@ void Replica::Opened(const HardState& found) {
   state_.vote = found.vote;
   if (db_->log_ == nullptr) return;
   state_.commit = std::min(state_.commit, db_->log_->last_index());
-  // A write that was torn may have left entries of a term without the hard state behind them: nothing was promised in it.
+  // A write that was torn may have left entries of a term without the hard state behind them: nothing was promised in
+  // it.
   if (const uint64_t last_term = db_->log_->last_term(); last_term > state_.term) {
     state_.term = last_term;
     state_.vote = 0;
@@ -71,12 +74,15 @@ Status Replica::Append(std::span<const LogEntry> entries, const HardState* hard_
   }
   try {
     const std::lock_guard lock(append_mutex_);
+    if (alone_) return Alone();
     const uint64_t applied = db_->applied_index();
     if (!entries.empty()) {
       FASTKV_CHECK(entries.front().index > applied);
       while (!conf_changes_.empty() && conf_changes_.back() >= entries.front().index) conf_changes_.pop_back();
       for (const LogEntry& entry : entries) {
-        if (entry.kind == EntryKind::kConfChange) conf_changes_.push_back(entry.index);
+        if (entry.kind != EntryKind::kConfChange) continue;
+        conf_changes_.push_back(entry.index);
+        last_change_ = entry.index;
       }
     }
     while (!conf_changes_.empty() && conf_changes_.front() <= applied) conf_changes_.pop_front();
@@ -84,7 +90,8 @@ Status Replica::Append(std::span<const LogEntry> entries, const HardState* hard_
     HardState next = hard_state != nullptr ? *hard_state : state_;
     // Who votes is certain only while no change of it is under way.
     next.alone = alone && conf_changes_.empty();
-    if (next.alone) next.commit = std::max(next.commit, entries.empty() ? db_->log_->last_index() : entries.back().index);
+    if (next.alone)
+      next.commit = std::max(next.commit, entries.empty() ? db_->log_->last_index() : entries.back().index);
     const bool write = hard_state != nullptr || next != written_;
     const Status status = db_->log_->AppendGroup(entries, write ? &next : nullptr);
     if (status.code() == Code::kPoisoned) db_->Poison(status.message());
@@ -101,8 +108,88 @@ Status Replica::Sync() { return db_->Sync(); }
 
 HardState Replica::state() const {
   const std::lock_guard lock(append_mutex_);
-  return state_;
+  HardState state = state_;
+  if (alone_) state.commit = std::max(state.commit, db_->applied_index());
+  return state;
 }
+
+// -- alone
+
+Status Replica::SetAlone(bool alone) {
+  const Db::LogUse use(db_);
+  FASTKV_RETURN_IF_ERROR(use.status());
+  const std::lock_guard lock(apply_mutex_);
+  try {
+    return alone ? BecomeAlone() : EndAlone();
+  } catch (const InvariantBroken& broken) {
+    return Broken(broken.what());
+  } catch (const std::bad_alloc&) {
+    return Broken("out of memory while writing");
+  }
+}
+
+Status Replica::BecomeAlone() {
+  // Who opens the directory without Raft cannot carry out a change of membership: a checkpoint holds what came of it.
+  if (uint64_t index = 0; db_->log_ != nullptr && last_change_ > db_->checkpoint_index_.load()) {
+    FASTKV_RETURN_IF_ERROR(db_->WriteCheckpoint(&index));
+  }
+  const std::lock_guard append_lock(append_mutex_);
+  const uint64_t applied = db_->applied_index();
+  if (!alone_ && db_->log_ != nullptr && db_->log_->last_index() != applied) {
+    return {Code::kReadOnly, "entries " + std::to_string(applied + 1) + " to " +
+                                 std::to_string(db_->log_->last_index()) +
+                                 " are not applied yet: only who has applied all it holds may be alone"};
+  }
+  HardState next = state_;
+  next.term = std::max({state_.term, db_->store_.raft_term(), db_->term()});
+  if (next.term > state_.term || next.vote == 0) next.vote = db_->store_.member_id();
+  next.commit = std::max(state_.commit, applied);
+  next.alone = true;
+  // How far the commits have come since is no reason to write it again.
+  HardState said = written_;
+  said.commit = next.commit;
+  if (said != next) FASTKV_RETURN_IF_ERROR(WriteState(next));
+  state_ = next;
+  alone_ = true;
+  conf_changes_.clear();
+  db_->term_.store(next.term);
+  const std::lock_guard queue_lock(db_->queue_mutex_);
+  db_->direct_ = true;
+  return {};
+}
+
+Status Replica::EndAlone() {
+  if (!alone_) return {};
+  {
+    std::unique_lock lock(db_->queue_mutex_);
+    db_->direct_ = false;
+    db_->idle_.wait(lock, [this] { return !db_->leading_ && db_->queue_.empty(); });
+    if (!db_->poisoned_.empty()) return {Code::kPoisoned, db_->poisoned_};
+  }
+  const std::lock_guard append_lock(append_mutex_);
+  HardState next = state_;
+  next.commit = std::max(state_.commit, db_->applied_index());
+  next.alone = false;
+  if (const Status status = WriteState(next); !status.ok()) {
+    const std::lock_guard queue_lock(db_->queue_mutex_);
+    db_->direct_ = true;
+    return status;
+  }
+  state_ = next;
+  alone_ = false;
+  return {};
+}
+
+// REQUIRES: append_mutex_.
+Status Replica::WriteState(const HardState& state) {
+  if (db_->log_ == nullptr) return {};
+  const Status status = db_->log_->AppendHardState(state);
+  if (status.code() == Code::kPoisoned) db_->Poison(status.message());
+  if (status.ok()) written_ = state;
+  return status;
+}
+
+// -- reading the log
 
 uint64_t Replica::first_index() const {
   const Db::LogUse use(db_);
@@ -166,6 +253,7 @@ Status Replica::Apply(std::span<const LogEntry> entries, const std::string_view*
 
 Status Replica::ApplyEntries(std::span<const LogEntry> entries, const std::string_view* membership,
                              std::vector<Answers>* answers) {
+  if (alone_) return Alone();
   FASTKV_CHECK(!db_->applying_);
   for (const LogEntry& entry : entries) {
     FASTKV_CHECK(entry.index == db_->applied_index() + 1);

@@ -41,6 +41,7 @@ struct Event {
     kDied = 9,       // text: the committer has ended; nothing will be written any more
     kLog = 10,       // text
     kRejected = 11,  // a connection: text = the client's address, body = why
+    kWatch = 12,     // number = a watcher of Python's that has got something
   };
   Kind kind = kLog;
   Code code = Code::kOk;

@@ -74,8 +74,17 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
       }),
       quota_(backend, options_.quota_bytes),
       readers_(options_.reader_threads),
-      watches_(backend,
-               [this](IoThread* thread, const std::vector<uint64_t>& watchers) { Of(thread)->watches.Wake(watchers); }),
+      watches_(
+          backend,
+          [this](IoThread* thread, const std::vector<uint64_t>& watchers) { Of(thread)->watches.Wake(watchers); },
+          [this](const std::vector<uint64_t>& watchers) {
+            std::vector<Event> ready(watchers.size());
+            for (size_t i = 0; i < watchers.size(); ++i) {
+              ready[i].kind = Event::kWatch;
+              ready[i].number = static_cast<int64_t>(watchers[i]);
+            }
+            events_.Push(&ready);
+          }),
       threads_(options_.io_threads),
       proposer_(backend),
       aftermath_(

@@ -93,6 +93,9 @@ class NodeService final : public Service {
   // Python's own commands: their results come as events, in one order with the clients'. False: stopped.
   bool Propose(WriteGroup* group) { return committer_.Submit(group, /*at_once=*/false) == Committer::Taken::kYes; }
   void WakeWatchers() { watches_.Wake(); }
+  // A watcher of the store that Python takes from: an event comes when it has got something. It looks once itself.
+  void AddWatcher(uint64_t watcher) { watches_.Add(watcher, nullptr); }
+  void RemoveWatcher(uint64_t watcher) { watches_.Remove(watcher); }
   EventQueue* events() { return &events_; }
   LeaseClock* leases() { return &leases_; }
   Quota* quota() { return &quota_; }

@@ -97,8 +97,8 @@ class Log {
   // beginning of them may have been appended; the same group may be appended again. REQUIRES: entries are consecutive;
   // the first as for Append.
   Status AppendGroup(std::span<const LogEntry> entries, const HardState* hard_state);
-  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above. What it held
-  // up to there stays only if it ends with this term.
+  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above. What it
+  // held up to there stays only if it ends with this term.
   Status AppendSnapshot(uint64_t index, uint64_t term);
   Status AppendMeta(std::string_view bytes);
 

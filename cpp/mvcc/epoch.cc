@@ -1,5 +1,7 @@
 #include "mvcc/epoch.h"
 
+#include <pthread.h>
+
 #include "base/check.h"
 
 namespace fastkv {
@@ -21,7 +23,17 @@ struct Returner {
   }
 };
 
+// A forked child has one thread: what the parent's others were reading will never be left there.
+void LeaveOthersSlots() {
+  for (Slot* slot = g_slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
+    if (slot == t_slot.slot) continue;
+    slot->epoch.store(0, std::memory_order_relaxed);
+    slot->taken.store(false, std::memory_order_relaxed);
+  }
+}
+
 Slot* FindSlot() {
+  [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, LeaveOthersSlots);
   for (Slot* slot = g_slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
     bool expected = false;
     if (!slot->taken.load(std::memory_order_relaxed) &&

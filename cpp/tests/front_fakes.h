@@ -190,7 +190,7 @@ class FakeBackend final : public Backend {
   }
   uint64_t WatchAdd(WatchSpec spec) override { return backend_->WatchAdd(std::move(spec)); }
   void WatchCancel(uint64_t id) override { backend_->WatchCancel(id); }
-  std::vector<WatchBatch> WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
+  WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
     ++takes;
     return backend_->WatchTake(id, bytes_max, more);
   }

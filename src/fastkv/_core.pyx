@@ -701,6 +701,14 @@ cdef class NativeEngine:
         if not status.ok():
             self._raise(status)
 
+    def set_alone(self, cbool on):
+        cdef Replica* replica = self._replica()
+        cdef Status status
+        with nogil:
+            status = replica.SetAlone(on)
+        if not status.ok():
+            self._raise(status)
+
     def log_state(self):
         cdef HardState state = self._replica().state()
         return state.term, state.vote, state.commit

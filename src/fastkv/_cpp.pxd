@@ -219,6 +219,7 @@ cdef extern from "db/replica.h" namespace "fastkv" nogil:
         Status Append(EntrySpan, const HardState*, cbool) except +
         Status Sync() except +
         HardState state() except +
+        Status SetAlone(cbool) except +
         uint64_t first_index() except +
         uint64_t last_index() except +
         Status Term(uint64_t, uint64_t*) except +

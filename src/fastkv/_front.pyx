@@ -31,7 +31,7 @@ import os
 from fastkv import errors
 
 # Kinds of events: cpp/front/event_queue.h.
-CALL, WRITABLE, END, HTTP1, COMMITTED, SLOW_BATCH, SLOW_CALL, LEASES, QUOTA, DIED, LOG, REJECTED = range(12)
+CALL, WRITABLE, END, HTTP1, COMMITTED, SLOW_BATCH, SLOW_CALL, LEASES, QUOTA, DIED, LOG, REJECTED, WATCH = range(13)
 
 
 def now():
@@ -224,6 +224,13 @@ cdef class Front:
     def wake_watchers(self):
         with nogil:
             self._front.get().service().WakeWatchers()
+
+    def add_watcher(self, uint64_t watcher):
+        """Events WATCH shall say when the engine's watcher has got something; the caller looks once behind this."""
+        self._front.get().service().AddWatcher(watcher)
+
+    def remove_watcher(self, uint64_t watcher):
+        self._front.get().service().RemoveWatcher(watcher)
 
     def leases(self):
         """The clock that follows the commands."""

@@ -177,6 +177,8 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         cbool StopWrites(int64_t) except +
         cbool Propose(WriteGroup*) except +
         void WakeWatchers() except +
+        void AddWatcher(uint64_t) except +
+        void RemoveWatcher(uint64_t)
         EventQueue* events()
         LeaseClock* leases()
         Quota* quota()

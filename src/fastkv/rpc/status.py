@@ -8,6 +8,7 @@ api/v3rpc/rpctypes).
 from __future__ import annotations
 
 from fastkv.errors import Code, Error, GrpcCode
+from fastkv.rpc.wire import Message
 
 
 class RpcError(Error):
@@ -34,6 +35,14 @@ def malformed(is_stream: bool, reason: str = "proto: cannot parse invalid wire-f
     """A request that is no message of its type, in grpc-go's words."""
     what = "failed to unmarshal the received message" if is_stream else "error unmarshalling request"
     return RpcError(GrpcCode.INTERNAL, f"grpc: {what}: {reason}")
+
+
+def text_field(message: Message, field: int, is_stream: bool = False) -> str:
+    """A string field; what is not UTF-8 makes the message malformed."""
+    try:
+        return message.data(field).decode()
+    except UnicodeDecodeError:
+        raise malformed(is_stream, "string field contains invalid UTF-8") from None
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> RpcError:

@@ -12,11 +12,14 @@ Invariants:
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from fastkv.server import tls_config
-from fastkv.server.flags import FLAGS, GATES, LEGACY, Value, parse_bool, parse_value, split_url
+from fastkv.server.flags import FLAGS, LEGACY, Value, go_duration_s, parse_value, split_url
+from fastkv.server.gates import BY_OLD_FLAG, GATES, contradiction, parse_gates
+from fastkv.server.log import go_duration
 from fastkv.server.tls_config import TlsConfig
 
 ELECTION_TIMEOUT_MAX_MS = 50_000
@@ -65,6 +68,8 @@ class Config(NamedTuple):
     reuse_port: bool
     compaction_batch_limit: int
     compaction_sleep_s: float
+    compaction_period_s: float  # automatic compaction: at most one of the two
+    compaction_revisions: int
     progress_interval_s: float
     warning_request_s: float
     warning_apply_s: float
@@ -111,19 +116,22 @@ def from_command_line(given: Mapping[str, str], environment: Mapping[str, str]) 
 
 def _current_names(given: Mapping[str, str], notes: list[tuple[str, dict[str, object]]]) -> dict[str, str]:
     texts: dict[str, str] = {}
+    old_gates: list[str] = []
     for name, text in given.items():
         plain = name.removeprefix("experimental-")
         if name in FLAGS:
             texts[name] = text
         elif name in LEGACY:
             notes.append(("deprecated flag is ignored", {"flag": name}))
-        elif name == "experimental-initial-corrupt-check":
-            texts["feature-gates"] = f"InitialCorruptCheck={text}"
+        elif name in BY_OLD_FLAG:
+            old_gates.append(f"{BY_OLD_FLAG[name]}={text}")
         elif name != plain and plain in FLAGS:
             notes.append(("--experimental flags were removed in v3.7; use the flag without the prefix", {"flag": name}))
             texts[plain] = text
         else:
             raise UsageError(f"flag provided but not defined: -{name}")
+    if old_gates:
+        texts["feature-gates"] = ",".join(filter(None, (*old_gates, texts.get("feature-gates"))))
     return texts
 
 
@@ -175,7 +183,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         if not urls(name):
             raise ConfigError(f"--{name} must not be empty")
     client_tls, peer_tls = _tls(typed, "cipher-suites" in values, notes)
-    _check_gates(text("feature-gates"))
+    _check_gates(text("feature-gates"), notes)
 
     heartbeat_ms, election_ms = number("heartbeat-interval"), number("election-timeout")
     if heartbeat_ms == 0:
@@ -193,8 +201,11 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         )
     if "listen-client-urls" in values and "advertise-client-urls" not in values:
         raise ConfigError("--advertise-client-urls is required when --listen-client-urls is set explicitly")
-    if text("auto-compaction-mode") not in ("periodic", "revision"):
-        raise ConfigError(f'unknown auto-compaction-mode "{text("auto-compaction-mode")}"')
+    retention = _check_retention(text("auto-compaction-mode"), text("auto-compaction-retention"))
+    if (check_s := seconds("compact-hash-check-time")) <= 0:
+        raise ConfigError(f"--compact-hash-check-time must be >0 (set to {go_duration(check_s)})")
+    if (check_s := seconds("corrupt-check-time")) < 0:
+        raise ConfigError(f"--corrupt-check-time must not be negative (set to {go_duration(check_s)})")
 
     name, peer_urls = text("name"), urls("initial-advertise-peer-urls")
     initial_cluster = text("initial-cluster")
@@ -227,6 +238,8 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         reuse_port=on("socket-reuse-port"),
         compaction_batch_limit=max(1, number("compaction-batch-limit")),
         compaction_sleep_s=seconds("compaction-sleep-interval"),
+        compaction_period_s=retention if text("auto-compaction-mode") == "periodic" else 0.0,
+        compaction_revisions=int(retention) if text("auto-compaction-mode") == "revision" else 0,
         progress_interval_s=max(seconds("watch-progress-notify-interval"), PROGRESS_INTERVAL_MIN_S),
         warning_request_s=seconds("warning-unary-request-duration"),
         warning_apply_s=seconds("warning-apply-duration"),
@@ -310,19 +323,35 @@ def _check_bind(url: str) -> None:
         raise ConfigError(f"expected IP in URL for binding ({url})") from None
 
 
-def _check_gates(text: str) -> None:
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        gate, equals, word = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"missing bool value for {gate}")
-        if gate not in GATES:
-            raise ConfigError(f"unrecognized feature gate: {gate}")
-        try:
-            wanted = parse_bool(word)
-        except ValueError:
-            raise ConfigError(f"invalid value of {gate}={word}, err: parse error") from None
-        if wanted and GATES[gate][1]:
-            raise ConfigError(f"--feature-gates={pair}: fastkv does not have {GATES[gate][1]} yet; leave the gate out")
+def _check_retention(mode: str, text: str) -> float:
+    """Seconds, or revisions."""
+    if mode not in ("periodic", "revision"):
+        raise ConfigError(f'unknown auto-compaction-mode "{mode}"' if mode else "undefined auto-compaction-mode")
+    try:
+        retention = float(int(text)) if re.fullmatch(r"\+?[0-9]+", text) else None
+        if retention is not None:
+            return retention * 3600 if mode == "periodic" else retention
+        retention = go_duration_s(text or "0")
+    except ValueError as reason:
+        raise ConfigError("discovery failed", "fatal", error=f"error parsing CompactionRetention: {reason}") from None
+    if retention < 0:
+        raise ConfigError(f"--auto-compaction-retention must not be negative (set to {text})")
+    # Of a duration etcd takes the nanoseconds for revisions.
+    return retention if mode == "periodic" else round(retention * 1e9)
+
+
+def _check_gates(text: str, notes: list[tuple[str, dict[str, object]]]) -> None:
+    try:
+        on = parse_gates(text)
+    except ValueError as reason:
+        raise UsageError(f'invalid value "{text}" for flag -feature-gates: {reason}') from None
+    if why_not := contradiction(on):
+        raise ConfigError(why_not)
+    for name, gate in GATES.items():
+        if on[name] and gate.absent:
+            raise ConfigError(f"--feature-gates={text}: {name}: fastkv does not have {gate.absent} yet")
+        if on[name] and gate.note:
+            notes.append(("feature gate has no effect", {"gate": name, "reason": gate.note}))
 
 
 def parse_cluster(text: str) -> dict[str, tuple[str, ...]]:

@@ -103,14 +103,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum.", note=ONE_MEMBER
         ),
         Flag("pre-vote", "bool", "true", "Ask before an election.", note=ONE_MEMBER),
-        Flag("auto-compaction-retention", "str", "0", "History to keep.", absent="automatic compaction"),
-        Flag(
-            "auto-compaction-mode",
-            "str",
-            "periodic",
-            "periodic or revision.",
-            note="there is no automatic compaction yet",
-        ),
+        Flag("auto-compaction-retention", "str", "0", "History to keep: 10m, 24 (hours), 1000 (revisions); 0: all."),
+        Flag("auto-compaction-mode", "str", "periodic", "periodic or revision."),
         Flag("v2-deprecation", V2_PHASES, "write-only", "Deprecated.", note="there is no v2 store"),
         Flag("max-learners", "int", "1", "Learners a cluster may have.", note=ONE_MEMBER),
     ),
@@ -212,21 +206,6 @@ LEGACY = frozenset(
     )
 )
 
-# feature gate -> (its default, why turning it on is refused, "" if it may be).
-GATES: dict[str, tuple[bool, str]] = {
-    "AllAlpha": (False, "every alpha feature"),
-    "AllBeta": (False, ""),
-    "CompactHashCheck": (False, ""),
-    "FastLeaseKeepAlive": (True, ""),
-    "InitialCorruptCheck": (False, ""),
-    "LeaseCheckpoint": (False, "checkpointing of leases"),
-    "LeaseCheckpointPersist": (False, "checkpointing of leases"),
-    "PriorityRequest": (False, ""),
-    "SetMemberLocalAddr": (False, ""),
-    "StopGRPCServiceOnDefrag": (False, ""),
-    "TxnModeWriteWithSharedBuffer": (True, ""),
-}
-
 TRUE_WORDS = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 FALSE_WORDS = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -261,6 +240,22 @@ def parse_duration_s(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != rest:
         raise ValueError("parse error")
     return sign * sum(float(number) * DURATION_UNITS_S[unit] for number, unit in parts)
+
+
+def go_duration_s(text: str) -> float:
+    """parse_duration_s with the reasons that Go gives outside of its flags."""
+    try:
+        return parse_duration_s(text)
+    except ValueError:
+        pass
+    rest = text.removeprefix("-").removeprefix("+")
+    while part := re.match(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([^0-9.]*)", rest):
+        if not part[2]:
+            raise ValueError(f'time: missing unit in duration "{text}"')
+        if part[2] not in DURATION_UNITS_S:
+            raise ValueError(f'time: unknown unit "{part[2]}" in duration "{text}"')
+        rest = rest[part.end() :]
+    raise ValueError(f'time: invalid duration "{text}"')
 
 
 def split_url(url: str) -> SplitResult:

@@ -25,7 +25,7 @@ from fastkv._version import __version__
 from fastkv.errors import Error
 from fastkv.rpc.wire import int_field, message_field
 from fastkv.server.node import ALARM_CORRUPT, ALARM_NAMES, Node
-from fastkv.server.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION
+from fastkv.server.version import API_VERSION
 
 READ_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 300.0  # for a request to arrive, as Go's ReadHeaderTimeout in etcd
@@ -77,7 +77,7 @@ def answer(node: Node, method: str, target: str, accept: str = "") -> Answer:
     if path == "debug" and check == "vars":
         found = _vars(node)
     elif path == "version" and not check:
-        found = _version()
+        found = _version(node)
     elif path == "health" and not check:
         found = _health(node, query)
     elif path in ("livez", "readyz") and check in ("", *_checks(node, path)):
@@ -111,11 +111,11 @@ def _vars(node: Node) -> Answer:
     return Answer(200, json.dumps(variables).encode() + b"\n", "application/json; charset=utf-8")
 
 
-def _version() -> Answer:
+def _version(node: Node) -> Answer:
     versions = {
         "etcdserver": API_VERSION,
-        "etcdcluster": CLUSTER_VERSION,
-        "storage": STORAGE_VERSION,
+        "etcdcluster": node.downgrade.cluster_version,
+        "storage": node.downgrade.cluster_version,
         "fastkv": __version__,
     }
     return Answer(200, json.dumps(versions, separators=(",", ":")).encode(), "application/json")

@@ -26,7 +26,7 @@ from fastkv.server import self_signed
 from fastkv.server.config import Config, ConfigError
 from fastkv.server.fronts import OpenNode
 from fastkv.server.listeners import Listener, bind, close, hosts
-from fastkv.server.log import Log
+from fastkv.server.log import Log, go_duration
 from fastkv.server.metrics_port import MetricsPort
 from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
@@ -111,6 +111,9 @@ async def _serve(
         max_request_bytes=config.max_request_bytes,
         max_txn_ops=config.max_txn_ops,
         quota_backend_bytes=config.quota_bytes,
+        auto_compaction_mode="revision" if config.compaction_revisions else "periodic",
+        auto_compaction_retention=config.compaction_revisions or go_duration(config.compaction_period_s),
+        auto_compaction_interval=go_duration(node.compactor.interval_s if node.compactor else 0.0),
         unsafe_no_fsync=not config.fsync,
         advertise_client_urls=list(config.advertise_client_urls),
         initial_advertise_peer_urls=list(node.identity.peer_urls),

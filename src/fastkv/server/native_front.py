@@ -34,7 +34,7 @@ from fastkv.server.lessor import Deadlines
 from fastkv.server.listeners import REJECTED, Listener, close
 from fastkv.server.log import Log
 from fastkv.server.metrics import HELP, MethodCounts, Metrics
-from fastkv.server.node import ALARM_NOSPACE, Node
+from fastkv.server.node import ALARM_NOSPACE, Node, WatchSink
 from fastkv.server.tls_config import TlsConfig
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
@@ -83,6 +83,19 @@ class NativeNode(Node):
 
     def wake_watchers(self) -> None:
         self.hot.wake_watchers()
+
+    # The clients' watchers are C++'s; these are the node's own.
+    def add_watcher(self, watcher: int, sink: WatchSink) -> None:
+        super().add_watcher(watcher, sink)
+        self.hot.add_watcher(watcher)
+
+    def remove_watcher(self, watcher: int) -> None:
+        self.hot.remove_watcher(watcher)
+        super().remove_watcher(watcher)
+
+    def wake_watcher(self, watcher: int) -> None:
+        if sink := self._watchers.get(watcher):
+            sink.wake(watcher)
 
     def apply_committed(self, number: int, text: str, commands: list[tuple[int, int, bytes, int, bytes]]) -> None:
         """Follow what C++ has committed, and answer those who proposed it here."""
@@ -212,6 +225,7 @@ class NativeFront:
             _front.QUOTA: self._on_quota,
             _front.DIED: self._on_death,
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
+            _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
             _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }
         self._python_ns = self._python_turns = 0

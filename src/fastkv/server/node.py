@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -31,9 +31,11 @@ from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, Engine
 from fastkv.errors import Code, Error, QuotaError, from_code
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
+from fastkv.server import compactor as compactors
 from fastkv.server import identity as identities
 from fastkv.server.committer import Committer, Outcome, Proposal, Writes
 from fastkv.server.config import Config
+from fastkv.server.downgrade import Downgrade
 from fastkv.server.lessor import Deadlines, Lessor
 from fastkv.server.log import Log
 from fastkv.server.quota import Quota
@@ -94,6 +96,8 @@ class Node:
         self._disk_is_full = False
         self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
         self._loop = asyncio.get_running_loop()
+        self.downgrade = Downgrade(self._loop.call_later)
+        self.compactor = self._make_compactor()
         self._committer = self._make_committer()
 
     def _make_committer(self) -> Writes:
@@ -134,6 +138,8 @@ class Node:
         self.alarms.update(self.engine.alarms())
         if self.engine.compact_revision > 0:
             self._compact()
+        if self.compactor:
+            self._spawn(compactors.run(self.compactor, asyncio.sleep))
         member = f"{self.identity.member_id:x}"
         self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
 
@@ -369,6 +375,17 @@ class Node:
                 "finished scheduled compaction", compact_revision=revision, took=f"{(self.now() - began) * 1000:.3f}ms"
             )
 
+    def _make_compactor(self) -> compactors.Compactor | None:
+        config, revision = self.config, lambda: self.engine.revision
+        if config.compaction_period_s > 0:
+            return compactors.Periodic(config.compaction_period_s, revision, self._compact_to, self.now, self.log)
+        if config.compaction_revisions > 0:
+            return compactors.Revisions(config.compaction_revisions, revision, self._compact_to, self.now, self.log)
+        return None
+
+    async def _compact_to(self, revision: int) -> None:
+        await self.execute(COMPACTION, wire.int_field(1, revision))
+
     async def wait_compaction(self) -> None:
         """Until everything that a compaction has released is removed."""
         if self._compaction is not None:
@@ -379,6 +396,10 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._reap)
         return task
+
+    def background(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run what nobody waits for."""
+        self._spawn(coroutine)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
