@@ -1,0 +1,3 @@
+from support.twins import Step
+
+STORIES: dict[str, list[Step]] = {}
