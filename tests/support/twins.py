@@ -3,9 +3,9 @@ The same calls to a real etcd and to a fastkv node that have the same ids, so th
 
     Twins.step(Step) -> what differs, "" if nothing
 
-Both servers are given the same peer and client URLs to announce, of which their ids are made, so cluster id, member id, term
-and revision of every response header are equal without being looked at. What cannot be equal (sizes, times, indexes, the
-port that was asked) is masked: by field in a message, by pattern in text.
+Both servers are given the same peer and client URLs to announce, of which their ids are made, so cluster id, member id,
+term and revision of every response header are equal without being looked at. What cannot be equal (sizes, times,
+indexes, the port that was asked) is masked: by field in a message, by pattern in text.
 
 A step may name a row of docs/compat.md (`differs`): then the answers must differ, and the row must be there.
 """
@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import queue
 import re
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,9 +52,10 @@ def compat_handles() -> set[str]:
 
 class Step(NamedTuple):
     """
-    One call. path: the gRPC method, or "etcdctl". requests: messages; of a stream all that are sent. arguments: etcdctl's.
-    meanwhile: unary calls made while the call is open, once it has answered `first` messages; APPEARS and VANISHES wait for
-    a key. count: so many messages are awaited in all. masks: names of fields, or patterns of text, that are left out.
+    One call. path: the gRPC method, or "etcdctl" with arguments and stdin. requests: messages; of a stream all that are
+    sent. count: so many messages, or lines, are awaited in all; then the call is cancelled, etcdctl by SIGINT.
+    meanwhile: unary calls made while it is open, once it has answered `first` of them; APPEARS and VANISHES wait for a
+    key. masks: names of fields, or patterns of text, that are left out.
     """
 
     path: str
@@ -120,11 +123,7 @@ class Side:
         try:
             for response in _up_to(call, step.first):
                 got.append(response)
-            for path, request in step.meanwhile:
-                if path in (APPEARS, VANISHES):
-                    self._await(request, path == APPEARS)
-                else:
-                    self._run_unary(path, request)
+            self._make_calls(step.meanwhile)
             for response in _up_to(call, step.count - step.first):
                 got.append(response)
             return Outcome(0, "", tuple(got))
@@ -134,6 +133,13 @@ class Side:
             outgoing.put(None)
             call.cancel()
 
+    def _make_calls(self, calls: tuple[tuple[str, bytes], ...]) -> None:
+        for path, request in calls:
+            if path in (APPEARS, VANISHES):
+                self._await(request, path == APPEARS)
+            else:
+                self._run_unary(path, request)
+
     def _await(self, key: bytes, is_there: bool) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         request = rpc.RangeRequest(key=key, count_only=True).SerializeToString()
@@ -142,18 +148,39 @@ class Side:
 
     def _run_etcdctl(self, step: Step) -> Outcome:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("ETCD_", "ETCDCTL_"))}
-        done = subprocess.run(
+        process = subprocess.Popen(
             [self._etcdctl, "--endpoints", self.server.endpoint, *step.arguments],
-            input=step.stdin.encode(),
-            capture_output=True,
-            timeout=TIMEOUT_S,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
             env=clean,
-            check=False,
         )
-        text = self._text(done.stderr, step.masks)
-        return Outcome(
-            done.returncode, CLIENT_LOG.sub("", text), (self._text(done.stdout, step.masks).encode("latin-1"),)
-        )
+        guard = threading.Timer(TIMEOUT_S, process.kill)
+        guard.start()
+        try:
+            stdout = self._listen(step, process) if step.count >= 0 else b""
+            rest, stderr = process.communicate(None if step.count >= 0 else step.stdin.encode())
+        finally:
+            guard.cancel()
+            process.kill()
+            process.wait()
+        text = CLIENT_LOG.sub("", self._text(stderr, step.masks))
+        # How much more is said before the interrupt is heard is a matter of luck.
+        said = self._text(stdout if step.count >= 0 else rest, step.masks)
+        return Outcome(process.returncode, text, (said.encode("latin-1"),))
+
+    def _listen(self, step: Step, process: subprocess.Popen[bytes]) -> bytes:
+        """The first lines of a command that goes on until it is interrupted, which it then is."""
+        assert process.stdin is not None and process.stdout is not None
+        if step.stdin:
+            process.stdin.write(step.stdin.encode())
+            process.stdin.flush()
+        lines = [process.stdout.readline() for _ in range(step.first)]
+        self._make_calls(step.meanwhile)
+        lines += [process.stdout.readline() for _ in range(step.count - step.first)]
+        process.send_signal(signal.SIGINT)
+        return b"".join(lines)
 
     def _text(self, output: bytes, masks: tuple[str, ...]) -> str:
         text = output.decode("latin-1").replace(self.server.endpoint, "127.0.0.1:PORT0")
