@@ -31,6 +31,7 @@ void LeaseClock::Restore(const std::vector<Granted>& leases, double now, double 
   bool earlier = false;
   {
     const std::lock_guard lock(mutex_);
+    known_ = true;
     for (const Granted& lease : leases) {
       const int64_t left = lease.remaining != 0 ? lease.remaining : lease.ttl;
       earlier |= Set(lease.id, lease.ttl, now + static_cast<double>(left) + grace_s);
@@ -46,6 +47,13 @@ void LeaseClock::Grant(int64_t id, int64_t ttl_s, double now) {
     earlier = Set(id, ttl_s, now + static_cast<double>(ttl_s));
   }
   if (earlier && on_earlier_) on_earlier_();
+}
+
+void LeaseClock::Clear() {
+  const std::lock_guard lock(mutex_);
+  leases_.clear();
+  heap_ = {};
+  known_ = false;
 }
 
 std::vector<LeaseClock::Waiter> LeaseClock::Revoke(int64_t id) {
@@ -67,6 +75,7 @@ std::vector<LeaseClock::Waiter> LeaseClock::Revoke(int64_t id) {
 
 int64_t LeaseClock::Renew(int64_t id, double now, const Waiter& waiter) {
   const std::lock_guard lock(mutex_);
+  if (!known_) return -1;
   const auto found = leases_.find(id);
   if (found == leases_.end()) return 0;
   Lease& lease = found->second;

@@ -82,6 +82,7 @@ class Store final : public EventSource {
   // What response headers carry; zeros are left out.
   void SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_term);
   uint64_t member_id() const { return member_id_.load(std::memory_order_relaxed); }
+  uint64_t raft_term() const { return raft_term_.load(std::memory_order_relaxed); }
 
   // -- the writer's: hold the lock over a batch
   std::unique_lock<std::mutex> WriteLock() { return std::unique_lock(write_mutex_); }
@@ -227,7 +228,7 @@ class Store final : public EventSource {
   void RetireRecord(Record* record);
 
   mutable std::mutex write_mutex_;
-  Retired replaced_;                  // contents that a snapshot has taken the place of
+  Retired replaced_;                   // contents that a snapshot has taken the place of
   std::unique_ptr<Contents> current_;  // the writer's; what readers see of it:
   std::atomic<const Contents*> contents_;
   std::atomic<int64_t> revision_{1}, compact_revision_{-1};

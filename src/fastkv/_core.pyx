@@ -319,6 +319,14 @@ cdef class NativeEngine:
             "syncs": stats.syncs, "batches": stats.batches, "commands": stats.commands,
         }
 
+    def sync_times(self):
+        cdef Db* db = self._open()
+        cdef DbStats stats
+        cdef size_t i
+        with nogil:
+            stats = db.GetStats()
+        return [stats.sync_times.count(i) for i in range(15)], stats.sync_times.sum_ns / 1e9
+
     # -- writes -----------------------------------------------------------------------------------------------
 
     def commit(self, commands):
@@ -690,6 +698,14 @@ cdef class NativeEngine:
         cdef string_view view = _view(membership)
         with nogil:
             status = replica.SetMembership(view)
+        if not status.ok():
+            self._raise(status)
+
+    def set_alone(self, cbool on):
+        cdef Replica* replica = self._replica()
+        cdef Status status
+        with nogil:
+            status = replica.SetAlone(on)
         if not status.ok():
             self._raise(status)
 

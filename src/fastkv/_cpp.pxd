@@ -37,6 +37,12 @@ cdef extern from "base/status.h" namespace "fastkv" nogil:
         const string& message()
 
 
+cdef extern from "base/time_histogram.h" namespace "fastkv" nogil:
+    cdef cppclass TimeHistogram:
+        uint64_t count(size_t)
+        uint64_t sum_ns
+
+
 cdef extern from "base/fork.h" namespace "fastkv" nogil:
     uint64_t ForkGeneration()
     void WatchForks()
@@ -213,6 +219,7 @@ cdef extern from "db/replica.h" namespace "fastkv" nogil:
         Status Append(EntrySpan, const HardState*, cbool) except +
         Status Sync() except +
         HardState state() except +
+        Status SetAlone(cbool) except +
         uint64_t first_index() except +
         uint64_t last_index() except +
         Status Term(uint64_t, uint64_t*) except +
@@ -252,6 +259,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         uint64_t syncs
         uint64_t batches
         uint64_t commands
+        TimeHistogram sync_times
 
     cdef cppclass Db:
         @staticmethod

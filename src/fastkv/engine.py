@@ -105,6 +105,9 @@ class Engine(Protocol):
         """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records +
         index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
 
+    def sync_times(self) -> tuple[list[int], float]:
+        """How many syncs of the log took up to 1 ms, 2 ms, 4 ms ... 8.192 s, and longer; their sum in seconds."""
+
     # -- writes -----------------------------------------------------------------------------------------------
     def commit(self, commands: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """One batch: one log record, one sync, one apply. Returns (code, response message) for each command; the
@@ -240,7 +243,8 @@ class SnapshotWriter(Protocol):
 class ReplicatedEngine(Engine, Protocol):
     """
     An engine opened with Options(replicated=True), and a path: what it applies comes through Raft (fastkv.raft), which a
-    node drives with it. `commit`, `put`, `delete` and `put_many` raise ReadOnlyError; all else is as it was.
+    node drives with it. `commit`, `put`, `delete` and `put_many` raise ReadOnlyError unless it is alone (`set_alone`); all
+    else is as it was.
 
         ready = node.ready()
         engine.log_append(ready.entries, ready.hard_state, alone)     one write
@@ -255,7 +259,8 @@ class ReplicatedEngine(Engine, Protocol):
     `alone` was set (up to the next CONF_CHANGE) or if the log was written without Raft.
 
     The same directory without `replicated`: opens if its last writer was alone or used no Raft; FormatError for a member
-    of several, but readonly, which shows the state up to the commit index.
+    of several, and where the log behind the newest checkpoint changes the membership, which only the node understands;
+    but readonly, which shows the state up to the commit index.
 
     Invariants:
     * An entry is applied once, in order and as the log holds it; entries at or below applied_index are never cut.
@@ -271,6 +276,17 @@ class ReplicatedEngine(Engine, Protocol):
 
     def set_membership(self, membership: bytes) -> None:
         """Set it by no entry: the first one, or by force. Durable on return (it writes a checkpoint)."""
+
+    def set_alone(self, on: bool) -> None:
+        """
+        True: this member is the only voter and drives no Raft. `commit` & co. are allowed, also from `backend()`, at no
+        more cost than without Raft: each batch is one NORMAL entry (origin 0) of the current term, which is the hard
+        state's or, if later, set_identity's; say True again to raise it. `log_append`, `apply` and `snapshot_install`
+        raise ReadOnlyError meanwhile. Of an engine that has applied all its log holds, else ReadOnlyError.
+
+        False: waits for commits under way; later ones raise ReadOnlyError, log_last equals applied_index, and the hard
+        state's commit covers it. Off after every open. What fails (QuotaError) changes nothing.
+        """
 
     # -- the log ----------------------------------------------------------------------------------------------
     def log_state(self) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from fastkv.server.gates import parse_gates
 from node.harness import environment, run_cli
 
 INVALID_GATE = 'invalid value "%s" for flag -feature-gates: %s'
+NO_PAIR = "TLS key/cert (--cert-file, --key-file) must be provided for"
 INVALID_URL = 'invalid value "%s" for flag -listen-client-urls: '
 
 
@@ -92,19 +93,19 @@ def test_every_default_can_be_read() -> None:
             {"v2_deprecation": "not-yet"},
             'invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"',
         ),
-        ({"cert_file": "x"}, "--cert-file: fastkv does not have TLS yet; start it without this flag"),
         ({"auto_compaction_mode": ""}, "undefined auto-compaction-mode"),
         ({"auto_compaction_retention": "-1h"}, "--auto-compaction-retention must not be negative (set to -1h)"),
         ({"compact_hash_check_time": "0s"}, "--compact-hash-check-time must be >0 (set to 0s)"),
         ({"compact_hash_check_time": "-90s"}, "--compact-hash-check-time must be >0 (set to -1m30s)"),
         ({"corrupt_check_time": "-1s"}, "--corrupt-check-time must not be negative (set to -1s)"),
+        ({"cert_file": "x"}, "KeyFile and CertFile must both be present[key: , cert: x]"),
         (
             {"initial_cluster": "a=http://127.0.0.1:1,b=http://127.0.0.1:2"},
             "--initial-cluster names 2 members; fastkv does not have clusters of more than one yet",
         ),
         (
             {"listen_client_urls": "https://127.0.0.1:1", "advertise_client_urls": "https://127.0.0.1:1"},
-            "--listen-client-urls: fastkv does not have TLS yet; https://127.0.0.1:1 cannot be served",
+            f"{NO_PAIR} client url https://127.0.0.1:1 with HTTPS scheme",
         ),
         (
             {"feature_gates": "Nope=true"},
@@ -119,6 +120,27 @@ def test_every_default_can_be_read() -> None:
             INVALID_GATE % ("CompactHashCheck=maybe", "invalid value of CompactHashCheck=maybe, ")
             + 'err: strconv.ParseBool: parsing "maybe": invalid syntax',
         ),
+        ({"key_file": "x"}, "KeyFile and CertFile must both be present[key: x, cert: ]"),
+        ({"tls_min_version": "TLS1.1"}, 'unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)'),
+        (
+            {"tls_min_version": "TLS1.3", "tls_max_version": "TLS1.2"},
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            {"tls_min_version": "TLS1.3", "cipher_suites": "TLS_RSA_WITH_AES_128_CBC_SHA"},
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        ({"cipher_suites": "FOO"}, 'unexpected TLS cipher suite "FOO"'),
+        ({"cipher_suites": ""}, 'unexpected TLS cipher suite ""'),
+        (
+            {"auto_tls": "true", "self_signed_cert_validity": "0"},
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+        (
+            {"peer_cert_allowed_cn": "a", "peer_cert_allowed_hostname": "b"},
+            "AllowedCN and AllowedHostname are mutually exclusive (cns=['a'], hostnames=['b'])",
+        ),
+        ({"client_cert_allowed_cn": "a"}, "flag provided but not defined: -client-cert-allowed-cn"),
         (
             {"feature_gates": "AllAlpha=1"},
             "--feature-gates=AllAlpha=1: LeaseCheckpoint: fastkv does not have checkpointing of leases yet",

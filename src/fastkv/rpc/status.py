@@ -33,6 +33,82 @@ def too_many_requests() -> RpcError:
     return RpcError(GrpcCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 
 
+# -- clusters -------------------------------------------------------------------------------------------------
+def deadline_exceeded() -> RpcError:
+    """What a write gets for which there was no leader all the while."""
+    return RpcError(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
+
+
+def timed_out_leader_failed() -> RpcError:
+    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out, possibly due to previous leader failure")
+
+
+def timed_out_connection_lost() -> RpcError:
+    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out, possibly due to connection lost")
+
+
+def transfer_timed_out() -> RpcError:
+    return RpcError(GrpcCode.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
+
+
+def no_leader() -> RpcError:
+    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: no leader")
+
+
+def not_leader() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: not leader")
+
+
+def leader_changed() -> RpcError:
+    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: leader changed")
+
+
+def bad_transferee() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+
+
+def unsupported_for_learner() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
+
+
+def member_exists() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: member ID already exist")
+
+
+def peer_url_exists() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
+
+
+def member_not_found() -> RpcError:
+    return RpcError(GrpcCode.NOT_FOUND, "etcdserver: member not found")
+
+
+def member_not_learner() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
+
+
+def learner_not_ready() -> RpcError:
+    text = "etcdserver: can only promote a learner member which is in sync with leader"
+    return RpcError(GrpcCode.FAILED_PRECONDITION, text)
+
+
+def too_many_learners() -> RpcError:
+    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
+
+
+def bad_member_urls() -> RpcError:
+    return RpcError(GrpcCode.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
+
+
+def not_enough_started() -> RpcError:
+    """UNKNOWN on the wire, as etcd sends it."""
+    return RpcError(GrpcCode.UNKNOWN, "etcdserver: re-configuration failed due to not enough started members")
+
+
+def unhealthy() -> RpcError:
+    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
+
+
 def malformed(is_stream: bool, reason: str = "proto: cannot parse invalid wire-format data") -> RpcError:
     """A request that is no message of its type, in grpc-go's words."""
     what = "failed to unmarshal the received message" if is_stream else "error unmarshalling request"

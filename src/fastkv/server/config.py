@@ -16,9 +16,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fastkv.server import tls_config
 from fastkv.server.flags import FLAGS, LEGACY, Value, go_duration_s, parse_value, split_url
 from fastkv.server.gates import BY_OLD_FLAG, GATES, contradiction, parse_gates
 from fastkv.server.log import go_duration
+from fastkv.server.tls_config import TlsConfig
 
 ELECTION_TIMEOUT_MAX_MS = 50_000
 QUOTA_DEFAULT_BYTES = 2 << 30
@@ -52,10 +54,19 @@ class Config(NamedTuple):
     listen_client_urls: tuple[str, ...]
     advertise_client_urls: tuple[str, ...]
     peer_urls: tuple[str, ...]
+    listen_peer_urls: tuple[str, ...]
     initial_cluster: str
     initial_cluster_state: str
     initial_cluster_token: str
+    force_new_cluster: bool
+    strict_reconfig_check: bool
+    max_learners: int
+    pre_vote: bool
+    hurry_first_election: bool
+    heartbeat_interval_ms: int
     election_timeout_ms: int
+    snapshot_count: int
+    snapshot_catchup_entries: int
     quota_bytes: int
     max_txn_ops: int
     max_request_bytes: int
@@ -77,11 +88,23 @@ class Config(NamedTuple):
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
+    listen_metrics_urls: tuple[str, ...]
+    client_tls: TlsConfig
+    peer_tls: TlsConfig
     notes: tuple[tuple[str, dict[str, object]], ...]  # warnings to log once the log is open
 
     @property
     def election_timeout_s(self) -> float:
         return self.election_timeout_ms / 1000
+
+    @property
+    def election_ticks(self) -> int:
+        return self.election_timeout_ms // self.heartbeat_interval_ms
+
+    @property
+    def initial_members(self) -> dict[str, tuple[str, ...]]:
+        """Name -> peer URLs."""
+        return parse_cluster(self.initial_cluster)
 
     @property
     def lease_ttl_min_s(self) -> int:
@@ -171,14 +194,13 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         raise ConfigError(f"unknown log format: {text('log-format')}, supported values json, console")
     if text("log-level") not in LOG_LEVELS:
         raise ConfigError(f'unrecognized level: "{text("log-level")}"')
-    for name in ("listen-peer-urls", "listen-client-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "listen-metrics-urls"):
         for url in urls(name):
             _check_bind(url)
-    for name in ("listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
         if not urls(name):
             raise ConfigError(f"--{name} must not be empty")
-    if secure := [url for url in urls("listen-client-urls") if split_url(url).scheme in ("https", "unixs")]:
-        raise ConfigError(f"--listen-client-urls: fastkv does not have TLS yet; {secure[0]} cannot be served")
+    client_tls, peer_tls = _tls(typed, "cipher-suites" in values, notes)
     _check_gates(text("feature-gates"), notes)
 
     heartbeat_ms, election_ms = number("heartbeat-interval"), number("election-timeout")
@@ -207,11 +229,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
     initial_cluster = text("initial-cluster")
     if "initial-cluster" not in values:
         initial_cluster = ",".join(f"{name}={url}" for url in peer_urls)
-    members = parse_cluster(initial_cluster)
-    if len(members) > 1:
-        raise ConfigError(
-            f"--initial-cluster names {len(members)} members; fastkv does not have clusters of more than one yet"
-        )
+    parse_cluster(initial_cluster)
 
     quota = number("quota-backend-bytes")
     return Config(
@@ -220,10 +238,19 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         listen_client_urls=urls("listen-client-urls"),
         advertise_client_urls=urls("advertise-client-urls"),
         peer_urls=peer_urls,
+        listen_peer_urls=urls("listen-peer-urls"),
         initial_cluster=initial_cluster,
         initial_cluster_state=text("initial-cluster-state"),
         initial_cluster_token=text("initial-cluster-token"),
+        force_new_cluster=on("force-new-cluster"),
+        strict_reconfig_check=on("strict-reconfig-check"),
+        max_learners=number("max-learners"),
+        pre_vote=on("pre-vote"),
+        hurry_first_election=on("initial-election-tick-advance"),
+        heartbeat_interval_ms=heartbeat_ms,
         election_timeout_ms=election_ms,
+        snapshot_count=number("snapshot-count"),
+        snapshot_catchup_entries=number("snapshot-catchup-entries"),
         quota_bytes=quota if quota > 0 else 0 if quota < 0 else QUOTA_DEFAULT_BYTES,
         max_txn_ops=number("max-txn-ops"),
         max_request_bytes=number("max-request-bytes"),
@@ -245,8 +272,33 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),
+        listen_metrics_urls=urls("listen-metrics-urls"),
+        client_tls=client_tls,
+        peer_tls=peer_tls,
         notes=tuple(notes),
     )
+
+
+def _tls(typed: _Typed, suites_given: bool, notes: list[tuple[str, dict[str, object]]]) -> tuple[TlsConfig, TlsConfig]:
+    """What the client port and the peer port shall do."""
+    suites = typed.text("cipher-suites").split(",") if suites_given else None
+    years = typed.number("self-signed-cert-validity")
+    try:
+        shared = tls_config.common(typed.text("tls-min-version"), typed.text("tls-max-version"), suites)
+        client = tls_config.client_port(shared, typed.text, typed.on, years)
+        peer = tls_config.peer_port(shared, typed.text, typed.on, years)
+        for url in typed.urls("listen-client-urls"):
+            for warning in tls_config.check_url(url, client, "--cert-file, --key-file", "client"):
+                notes.append((warning, {"client-url": url}))
+        for url in typed.urls("listen-metrics-urls"):
+            if not url.startswith("http:"):
+                tls_config.check_url(url, client, "--cert-file, --key-file", "metrics")
+        for url in typed.urls("listen-peer-urls"):
+            for warning in tls_config.check_url(url, peer, "--peer-cert-file, --peer-key-file", "peer"):
+                notes.append((warning, {"peer-url": url}))
+    except ValueError as reason:
+        raise ConfigError(str(reason)) from None
+    return client, peer
 
 
 class _Typed:

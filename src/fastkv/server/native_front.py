@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from asyncio import Future
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastkv import _front
@@ -27,12 +27,16 @@ from fastkv.errors import TABLE, Error, GrpcCode, from_code
 from fastkv.rpc.calls import ServerStreaming, Unary, answer
 from fastkv.rpc.methods import ABSENT, SERVER_STREAMING, UNARY
 from fastkv.rpc.status import absent_method, as_seen, stopped
+from fastkv.server.alarms import ALARM_NOSPACE
 from fastkv.server.committer import Outcome, Proposal
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
+from fastkv.server.listeners import REJECTED, Listener, close
 from fastkv.server.log import Log
-from fastkv.server.node import ALARM_NOSPACE, Node, WatchSink
+from fastkv.server.metrics import HELP, MethodCounts, Metrics
+from fastkv.server.node import Node, WatchSink
+from fastkv.server.tls_config import TlsConfig
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
 READER_THREADS = 2
@@ -108,7 +112,7 @@ class NativeNode(Node):
 
     def hurry_leases(self) -> None:
         """A lease ends earlier than any did before."""
-        self._deadline_moved.set()
+        self._expiry.hurry()
 
 
 class NativeCommitter:
@@ -197,11 +201,11 @@ class NativeFront:
 
     name = "native"
 
-    def __init__(self, node: NativeNode, listeners: list[socket.socket]) -> None:
+    def __init__(self, node: NativeNode, listeners: list[Listener]) -> None:
         self._node = node
         self._hot = node.hot
         self._listeners = listeners
-        self._paths = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
+        self._paths = [listener.path for listener in listeners]
         self._loop = asyncio.get_running_loop()
         self._unary = {f"/{service}/{name}": f for service, table in UNARY.items() for name, f in table.items()}
         self._streaming = {
@@ -223,14 +227,18 @@ class NativeFront:
             _front.DIED: self._on_death,
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
             _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
+            _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }
+        self._python_ns = self._python_turns = 0
+        node.render_metrics = Metrics(node, self).render
         self._loop.add_reader(self._hot.fileno(), self._on_events)
 
-    async def serve(self) -> None:
+    async def serve(self, tls: TlsConfig) -> None:
         """From now on clients are answered."""
         config = self._node.config
         self._hot.serve(
             self._listeners,
+            tls,
             io_threads=config.io_threads,
             max_concurrent_streams=min(config.max_concurrent_streams, (1 << 32) - 1),
             receive_bytes_max=config.receive_bytes_max,
@@ -247,15 +255,31 @@ class NativeFront:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await asyncio.to_thread(self._hot.stop)
-        for listener in self._listeners:
-            listener.close()
-        for path in self._paths:
+        close(self._listeners)
+        for path in filter(None, self._paths):
             path.unlink(missing_ok=True)
 
     # -- events -----------------------------------------------------------------------------------------------
     def _on_events(self) -> None:
+        began = time.perf_counter_ns()
         for event in self._hot.take():
             self._on[event[0]](*event[1:])
+        self._python_ns += time.perf_counter_ns() - began
+        self._python_turns += 1
+
+    # -- metrics.Traffic --------------------------------------------------------------------------------------
+    def methods(self) -> dict[str, MethodCounts]:
+        return {path: MethodCounts(*counts) for path, counts in self._hot.method_totals().items()}
+
+    def counters(self) -> dict[str, float]:
+        known = self._hot.counters()
+        return {name: known[name] for name in HELP if name in known} | {
+            "calls_open": known["calls"],
+            "connections_open": known["connections"],
+            "commit_seconds": known["commit_ns"] / 1e9,
+            "python_seconds": self._python_ns / 1e9,
+            "python_turns": self._python_turns,
+        }
 
     def _on_slow_batch(self, thread: int, call: int, took_ns: int, commands: int, text: str) -> None:
         self._node.log.warn(
