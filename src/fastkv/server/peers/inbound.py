@@ -34,6 +34,7 @@ from fastkv.server.peers.wire import (
 )
 
 PONG = frame(Frame.PONG)
+CLOSES = "this member closes"
 BEHIND_BYTES_MAX = 16 << 20  # answers that a member does not take in
 
 
@@ -128,7 +129,7 @@ class Inbound:
         self._door.left(self)
         if self._receiver is not None:
             self._receiver.lost()
-        if reason is not None and self._probes is None:
+        if reason not in (None, CLOSES) and self._probes is None:
             self._context.log.warn(
                 "lost a connection to the peer port", (self.address.rpartition(":")[0], describe(reason)),
                 remote_addr=self.address, member_id=f"{self.member:x}", reason=describe(reason),
