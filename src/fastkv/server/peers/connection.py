@@ -77,6 +77,8 @@ class Connection(asyncio.BufferedProtocol):
         self._queue_bytes = 0
         self._wake_drained()
         self.owner.lost(self, self._reason or exc)
+        self._buffer = bytearray(1)  # owner and connection name each other: this must not wait for the collector
+        self._begin = self._end = 0
 
     def eof_received(self) -> bool:
         return False
