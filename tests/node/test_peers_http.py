@@ -22,9 +22,16 @@ class Endpoints:
         self.requests.append((method, target, body))
         if target.startswith("/members/promote/"):
             return asyncio.ensure_future(self.promote())
+        if target == "/fault":
+            return asyncio.ensure_future(self.fail())
+        if target == "/raft/snapshot":
+            return 204, "", b""
         if target == "/version":
             return 200, "application/json", b'{"etcdserver":"3.7.3"}'
         return 404, "text/plain; charset=utf-8", b"404 page not found\n"
+
+    async def fail(self) -> HttpAnswer:
+        raise ZeroDivisionError("a fault of the node")
 
     async def promote(self) -> HttpAnswer:
         await self.hold.wait()
@@ -80,6 +87,38 @@ def test_an_answer_may_take_its_time() -> None:
             endpoints.hold.set()
             assert (await receive(reader))[0] == 412
             assert (await receive(reader))[0] == 200
+            writer.close()
+
+    run(test())
+
+
+def test_a_fault_of_the_node_is_an_answer_and_is_not_silent() -> None:
+    async def test() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+        one = Site(1, http=Endpoints())
+        async with running(one, introduce=False):
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            writer.write(b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await receive(reader))[0] == 500
+            writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await receive(reader))[0] == 200
+            writer.close()
+        assert len(faults) == 1 and isinstance(faults[0], ZeroDivisionError)
+
+    run(test())
+
+
+def test_an_answer_without_content() -> None:
+    async def test() -> None:
+        one = Site(1, http=Endpoints())
+        async with running(one, introduce=False):
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            writer.write(b"POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT_S)
+            assert head.startswith(b"HTTP/1.1 204 ") and b"ontent-" not in head
+            writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await receive(reader))[0] == 200, "the connection goes on"
             writer.close()
 
     run(test())

@@ -165,6 +165,16 @@ def test_what_does_not_begin_with_the_magic_comes_as_it_is(data: bytes) -> None:
     run(test())
 
 
+def test_silence_is_counted_in_turns_so_that_a_stopped_process_blames_nobody() -> None:
+    async def test() -> None:
+        target, _ = connection(Recorder())
+        for _ in range(3):
+            assert [target.is_silent(0.25, 1.0) for _ in range(5)] == [False] * 4 + [True]
+            feed(target, b"\x01")
+
+    run(test())
+
+
 def test_what_is_pushed_is_one_write() -> None:
     async def test() -> None:
         target, transport = connection(Recorder())

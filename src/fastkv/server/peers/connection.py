@@ -48,7 +48,7 @@ class Connection(asyncio.BufferedProtocol):
         self.owner = owner
         self.frame_bytes_max = frame_bytes_max
         self.transport: asyncio.Transport | None = None
-        self.received_at = loop.time()  # the last sign of life
+        self.quiet_turns = 0  # how often somebody has looked since the last sign of life
         self.frame_since: float | None = None  # when the frame began of which only a part has come
         self.closing = False
         self._loop = loop
@@ -67,7 +67,6 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.received_at = self._loop.time()
         transport.set_write_buffer_limits(high=SOCKET_BEHIND_BYTES)
         self.owner.opened(self)
 
@@ -95,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._end += nbytes
-        self.received_at = self._loop.time()
+        self.quiet_turns = 0
         if self.closing:
             self._begin = self._end = 0
             return
@@ -157,7 +156,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._buffer = bytearray(BUFFER_BYTES)
             return
         if self.frame_since is None:
-            self.frame_since = self.received_at
+            self.frame_since = self._loop.time()
         needed = LENGTH.size + (LENGTH.unpack_from(self._buffer, begin)[0] if have >= LENGTH.size else 0)
         if begin + needed <= size and end < size:
             return
@@ -235,6 +234,14 @@ class Connection(asyncio.BufferedProtocol):
     def resume(self) -> None:
         if self.transport is not None and not self.closing:
             self.transport.resume_reading()
+
+    def is_silent(self, interval_s: float, silence_s: float) -> bool:
+        """
+        To be asked every interval_s: whether nothing has come for silence_s. Turns are counted, not time: a process
+        that was stopped, or held up, must not take its own absence for the others'.
+        """
+        self.quiet_turns += 1
+        return self.quiet_turns * interval_s > silence_s
 
     # -- the end ----------------------------------------------------------------------------------------------
     def cut(self, reason: str) -> None:

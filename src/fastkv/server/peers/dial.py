@@ -129,6 +129,8 @@ class Outgoing:
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:
         text = describe(reason)
+        if self._welcomed is not None and (reason is None or isinstance(reason, ConnectionError)):
+            text = "it closed the connection during the handshake; its own log says why"
         if self._welcomed is not None and looks_like_tls(connection.unread()):
             text = "it speaks TLS, but its URL says http"
         if not self.ended.done():

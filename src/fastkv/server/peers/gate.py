@@ -61,8 +61,7 @@ class Gate:
     def sweep(self, now: float) -> None:
         """Cut who has been silent, or slow, for too long."""
         for inbound in list(self._inbound):
-            if now > inbound.deadline():
-                inbound.connection.cut("it did not say who it is" if inbound.is_stranger else "it has gone silent")
+            inbound.check(now)
 
     def _watch(self, listener: Listener) -> None:
         if not self._closed:

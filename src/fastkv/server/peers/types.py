@@ -101,4 +101,4 @@ class PeerEvents(Protocol):
         """Both streams to it stand since this moment of time.monotonic(); None: no longer."""
 
     def removed(self) -> None:
-        """Another member says that this one has been removed from the cluster, for good."""
+        """Another member says that this one has been removed from the cluster, for good. Told at every attempt."""
