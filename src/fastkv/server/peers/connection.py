@@ -23,7 +23,8 @@ from fastkv.server.peers.wire import LENGTH, MAGIC
 
 BUFFER_BYTES = 64 << 10
 BUFFER_KEPT_BYTES = 4 << 20  # a larger one, of a large frame, is given back
-WRITE_BYTES = 1 << 20  # one write: what it does not get rid of is copied once more by the transport
+WRITE_BYTES = 256 << 10  # of small frames joined for one write
+LARGE_BYTES = 64 << 10  # from here on a system call of its own costs less than the copy
 SOCKET_BEHIND_BYTES = 1 << 20  # the transport's own buffer; beyond it what is pushed waits in the queue
 
 
@@ -44,7 +45,15 @@ class Owner(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """The protocol of an asyncio transport, TCP or TLS."""
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, frame_bytes_max: int, *, accepted: bool) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        frame_bytes_max: int,
+        *,
+        accepted: bool,
+        behind_bytes: int = SOCKET_BEHIND_BYTES,
+    ) -> None:
         self.owner = owner
         self.frame_bytes_max = frame_bytes_max
         self.transport: asyncio.Transport | None = None
@@ -52,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self.frame_since: float | None = None  # when the frame began of which only a part has come
         self.closing = False
         self._loop = loop
+        self._behind_bytes = behind_bytes
         self._buffer = bytearray(BUFFER_BYTES)
         self._begin = self._end = 0
         self._expects_magic = accepted
@@ -67,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(high=SOCKET_BEHIND_BYTES)
+        transport.set_write_buffer_limits(high=self._behind_bytes)
         self.owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -201,14 +211,14 @@ class Connection(asyncio.BufferedProtocol):
             assert self.transport is not None
             first = queue.popleft()
             size = len(first)
-            if not queue or size >= WRITE_BYTES:
+            if not queue or size >= LARGE_BYTES:
                 self.transport.write(first)
             else:
                 parts = [first]
-                while queue and size < WRITE_BYTES:
+                while queue and size < WRITE_BYTES and len(queue[0]) < LARGE_BYTES:
                     parts.append(queue.popleft())
                     size += len(parts[-1])
-                self.transport.writelines(parts)
+                self.transport.write(b"".join(parts))
             self._queue_bytes -= size
         if self._drained is not None and self._writable:
             self._wake_drained()
