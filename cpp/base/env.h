@@ -28,6 +28,9 @@ class FileView {
  public:
   virtual ~FileView() = default;
   virtual std::string_view bytes() const = 0;
+  // The first offset >= from (from <= the size) where something else than zeros may stand; the size if there is none.
+  // What is passed over was reserved and never written: it is known without being read.
+  virtual uint64_t NextData(uint64_t from) const { return from; }
 };
 
 // Random reads of a file that may be growing meanwhile.

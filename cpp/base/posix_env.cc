@@ -116,13 +116,23 @@ Status SyncFd(int fd, const std::string& path) {
 
 class PosixView : public FileView {
  public:
-  PosixView(void* base, size_t size) : base_(base), size_(size) {}
+  PosixView(Fd fd, void* base, size_t size) : fd_(std::move(fd)), base_(base), size_(size) {}
   ~PosixView() override {
     if (base_ != nullptr) munmap(base_, size_);
   }
   std::string_view bytes() const override { return {static_cast<const char*>(base_), size_}; }
 
+  uint64_t NextData(uint64_t from) const override {
+#ifdef SEEK_DATA
+    const off_t found = lseek(fd_.get(), static_cast<off_t>(from), SEEK_DATA);
+    if (found >= 0) return std::min<uint64_t>(static_cast<uint64_t>(found), size_);
+    if (errno == ENXIO) return size_;  // nothing but a hole
+#endif
+    return from;
+  }
+
  private:
+  const Fd fd_;
   void* base_;
   size_t size_;
 };
@@ -330,7 +340,7 @@ class PosixEnv : public Env {
   }
 
   Status View(const std::string& path, std::unique_ptr<FileView>* view) override {
-    const Fd fd = OpenFd(path, O_RDONLY);
+    Fd fd = OpenFd(path, O_RDONLY);
     if (!fd.ok()) return ErrnoStatus("open", path, errno);
     struct stat st;
     if (fstat(fd.get(), &st) != 0) return ErrnoStatus("stat", path, errno);
@@ -341,7 +351,7 @@ class PosixEnv : public Env {
       if (base == MAP_FAILED) return ErrnoStatus("map", path, errno);
       madvise(base, size, MADV_SEQUENTIAL);
     }
-    *view = std::make_unique<PosixView>(base, size);
+    *view = std::make_unique<PosixView>(std::move(fd), base, size);
     return {};
   }
 

@@ -77,11 +77,14 @@ class DbBackend final : public Backend {
   bool ForgetApplied(uint64_t sequence) override {
     return db_->replica() != nullptr && db_->replica()->Forget(sequence);
   }
+  void SetFollower(ApplyFollower* follower) override {
+    if (db_->replica() != nullptr) db_->replica()->SetFollower(follower);
+  }
 
   uint64_t WatchAdd(WatchSpec spec) override { return db_->hub().Add(std::move(spec)); }
   void WatchCancel(uint64_t id) override { db_->hub().Cancel(id); }
-  std::vector<WatchBatch> WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
-    return db_->hub().Take(id, bytes_max, more);
+  WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
+    return db_->hub().TakeJoined(id, bytes_max, more);
   }
   std::vector<uint64_t> WatchReady() override { return db_->hub().Ready(); }
   int64_t WatchProgress(uint64_t id) override { return db_->hub().Progress(id); }

@@ -38,16 +38,18 @@ class Backend {
   // One record, one sync, one apply; results[i] answers commands[i]. A client's error is in the command's result, the
   // Status is the world's. Blocks. REQUIRES: Validate said kOk to each command.
   virtual Status Commit(std::span<const Command> commands, std::span<CommandResult> results) = 0;
-  // In a replica (replica.h), whose commands come back through Raft: the observer gets the results of this member's batch
-  // `sequence` when it is applied. To be called before it is proposed; the observer outlives the expectation.
+  // In a replica (replica.h), whose commands come back through Raft: the observer gets the results of this member's
+  // batch `sequence` when it is applied. To be called before it is proposed; the observer outlives the expectation.
   virtual void ExpectApplied(uint64_t sequence, ApplyObserver* observer) = 0;
   // It will never be applied, or nobody waits any more. False: the observer has been called, or is being called now.
   virtual bool ForgetApplied(uint64_t sequence) = 0;
+  // In a replica: told of every batch that is applied from now on; null: nobody is, and on return nobody is being told.
+  virtual void SetFollower(ApplyFollower* follower) = 0;
 
   // -- watch: hub.h
   virtual uint64_t WatchAdd(WatchSpec spec) = 0;
   virtual void WatchCancel(uint64_t id) = 0;
-  virtual std::vector<WatchBatch> WatchTake(uint64_t id, size_t bytes_max, bool* more) = 0;
+  virtual WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) = 0;  // TakeJoined
   virtual std::vector<uint64_t> WatchReady() = 0;
   virtual int64_t WatchProgress(uint64_t id) = 0;
 

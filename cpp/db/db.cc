@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kGroupBytesMax = 16 << 20;  // of commands in one batch; a larger single command is a batch of its own
 constexpr uint64_t kCleanTailBytes = 16 << 20;  // a longer log tail gets a checkpoint at Close
+constexpr size_t kCompactSlice = 128;           // revisions looked at under the write lock: some 10 us, 100 if all go
 constexpr uint64_t kReturnMicros = 50;          // a fraction of a sync
 
 }  // namespace
@@ -38,7 +39,10 @@ struct Db::Waiter {
 };
 
 Db::Db(std::string path, DbOptions options)
-    : path_(std::move(path)), options_(std::move(options)), env_(options_.env ? options_.env : Env::Posix()) {
+    : path_(std::move(path)),
+      options_(std::move(options)),
+      env_(options_.env ? options_.env : Env::Posix()),
+      direct_(!options_.replicated) {
   if (options_.replicated) replica_ = std::make_unique<Replica>(this);
 }
 
@@ -76,7 +80,8 @@ Status Db::Recover() {
   FASTKV_RETURN_IF_ERROR(
       DataDirectory::Open(env_, path_, {options_.readonly, /*create_if_missing=*/!options_.readonly}, &directory_));
   auto warn = [this](const std::string& line) { Log_(line); };
-  if (!options_.readonly) FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env_, directory_->checkpoint_dir(), /*received=*/true));
+  if (!options_.readonly)
+    FASTKV_RETURN_IF_ERROR(RemoveUnfinishedCheckpoints(env_, directory_->checkpoint_dir(), /*received=*/true));
   NewestCheckpoint newest;
   FASTKV_RETURN_IF_ERROR(LoadNewestCheckpoint(env_, directory_->checkpoint_dir(), warn, &newest));
   LogStart start;
@@ -111,16 +116,17 @@ Status Db::Recover() {
   LogRecovered recovered;
   std::unique_ptr<class Log> log;
   std::optional<Committed> committed;
+  bool unknown_change = false;  // of the membership; what it means only the node knows
   const auto on_entry = [&](const LogEntry& entry) -> Status {
     if (!committed) {  // everything beside the entries has been read before the first is handed over
       if (recovered.has_hard_state) hard_state = recovered.hard_state;
       committed.emplace(recovered.has_hard_state || own_hard_state || !extras.membership.empty(), hard_state);
     }
     const bool covered = committed->Covers(entry);
+    unknown_change = unknown_change || entry.kind == EntryKind::kConfChange;
     return (replica_ == nullptr ? covered : replica_->Replay(entry, covered)) ? ApplyEntry(entry) : Status();
   };
-  FASTKV_RETURN_IF_ERROR(
-      Log::Open(env_, directory_->log_dir(), log_options, start, on_entry, &recovered, &log));
+  FASTKV_RETURN_IF_ERROR(Log::Open(env_, directory_->log_dir(), log_options, start, on_entry, &recovered, &log));
   meta_ = recovered.has_meta ? recovered.meta : extras.meta;
   membership_ = extras.membership;
   if (recovered.has_hard_state) hard_state = recovered.hard_state;
@@ -128,9 +134,14 @@ Status Db::Recover() {
   if (options_.readonly) return {};
   log_ = std::move(log);
   if (replica_ == nullptr) {
-    if (!member || (hard_state.alone && applied_index_ == log_->last_index())) return {};
-    return {Code::kFormat, path_ + " belongs to a member of a cluster, where Raft alone may write: start the node, or open "
-                                   "it readonly"};
+    if (!member) return {};
+    if (hard_state.alone && applied_index_ == log_->last_index() && !unknown_change) {
+      term_ = std::max(term_.load(), hard_state.term);
+      return {};
+    }
+    return {Code::kFormat, path_ +
+                               " belongs to a member of a cluster, where Raft alone may write: start the node, or open "
+                               "it readonly"};
   }
   // A replica's checkpoints leave out what is its own.
   if (!recovered.has_meta && !meta_.empty()) FASTKV_RETURN_IF_ERROR(log_->AppendMeta(meta_));
@@ -143,16 +154,17 @@ Status Db::ApplyEntry(const LogEntry& entry) {
   const auto lock = store_.WriteLock();
   std::string response;
   Status status;
-  const bool whole = entry.kind != EntryKind::kNormal || ForEachCommand(entry.batch, [&](const Command& command) {
-    if (IsCommandTag(command.tag)) {
-      response.clear();
-      store_.Apply(command.tag, command.payload, &response);
-      return true;
-    }
-    status = {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " has a command (tag " +
-                                  std::to_string(command.tag) + ") that this version does not know"};
-    return false;
-  });
+  const bool whole =
+      entry.kind != EntryKind::kNormal || ForEachCommand(entry.batch, [&](const Command& command) {
+        if (IsCommandTag(command.tag)) {
+          response.clear();
+          store_.Apply(command.tag, command.payload, &response);
+          return true;
+        }
+        status = {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " has a command (tag " +
+                                      std::to_string(command.tag) + ") that this version does not know"};
+        return false;
+      });
   if (!status.ok()) return status;
   if (!whole)
     return {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " is not a batch of commands"};
@@ -231,6 +243,11 @@ Status Db::CommitOne(uint64_t tag, std::string_view payload, bool wants_response
 }
 
 Status Db::Put(std::string_view key, std::string_view value, int64_t lease, CommandResult* result) {
+  if (key.size() > kPayloadBytesMax || value.size() > kPayloadBytesMax - key.size()) {  // before it is copied
+    result->code = Code::kRequestTooLarge;
+    const std::lock_guard lock(queue_mutex_);
+    return Writable();
+  }
   thread_local std::string payload;
   payload.clear();
   AppendBytes(&payload, 1, key);
@@ -277,7 +294,7 @@ Status Db::CommitChecked(Waiter* waiter) {
   {
     std::unique_lock lock(queue_mutex_);
     FASTKV_RETURN_IF_ERROR(Writable());
-    if (replica_ != nullptr) return {Code::kReadOnly, "the store is a replica: what it applies comes through Raft"};
+    if (!direct_) return {Code::kReadOnly, "the store is a replica: what it applies comes through Raft"};
     if (leading_ || !queue_.empty() || Syncs()) {
       AwaitLead(waiter, &lock);
       if (waiter->done) return waiter->status;
@@ -425,10 +442,18 @@ Status Db::Sync() {
 }
 
 bool Db::CompactStep(size_t revisions_max) {
-  const auto lock = store_.WriteLock();
-  if (applying_) return true;
-  if (swept_.load(std::memory_order_acquire) < store_.compact_revision()) return false;
-  return store_.CompactStep(revisions_max);
+  for (;;) {
+    const size_t slice = std::min(revisions_max, kCompactSlice);
+    {
+      const auto lock = store_.WriteLock();
+      if (applying_) return true;
+      if (swept_.load(std::memory_order_acquire) < store_.compact_revision()) return false;
+      if (store_.CompactStep(slice)) return true;
+    }
+    revisions_max -= slice;
+    if (revisions_max == 0) return false;
+    std::this_thread::yield();  // a writer may be waiting
+  }
 }
 
 Status Db::Close() {
@@ -478,7 +503,9 @@ Db::Stats Db::GetStats() const {
   const std::lock_guard lock(queue_mutex_);  // Close takes the log away
   if (!closed() && log_ != nullptr) {
     stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
-    stats.syncs = log_->counters().syncs;
+    const LogCounters counters = log_->counters();
+    stats.syncs = counters.syncs;
+    stats.sync_times = counters.sync_times;
   }
   stats.checkpoint_bytes = checkpoint_size_.load();
   stats.checkpoint_index = checkpoint_index_.load();

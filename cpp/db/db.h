@@ -44,7 +44,7 @@ struct DbOptions {  // engine.py, Options
   Limits limits;
   uint64_t segment_bytes_first = 1 << 20;
   uint64_t segment_bytes_max = 64 << 20;
-  bool replicated = false;  // replica.h: entries come from Raft, Commit is refused
+  bool replicated = false;  // replica.h: entries come from Raft, Commit is refused unless it is alone
   uint64_t snapshot_count = 10'000;
   uint64_t snapshot_catchup_entries = 5'000;
   std::function<void(const std::string&)> log;  // one line; from any thread
@@ -92,6 +92,7 @@ class Db {
   struct Stats {
     Store::Stats store;
     uint64_t applied_index, term, watchers, log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands;
+    TimeHistogram sync_times;
   };
   Stats GetStats() const;
 
@@ -137,7 +138,8 @@ class Db {
   WatchHub hub_{&store_};
   std::unique_ptr<Replica> replica_;
 
-  mutable std::mutex queue_mutex_;  // queue_, leading_, log_users_, poisoned_
+  mutable std::mutex queue_mutex_;  // direct_, queue_, leading_, log_users_, poisoned_
+  bool direct_;                     // batches come through Commit: not in a replica, unless it is alone
   std::deque<Waiter*> queue_;
   bool leading_ = false;
   uint64_t group_number_ = 0;

@@ -1,9 +1,10 @@
-// The replicated mode of a Db: Raft decides elsewhere what the log holds and how far it is committed; here it is written,
-// applied, and sent to others as a snapshot. One Replica belongs to one Db.
+// The replicated mode of a Db: Raft decides elsewhere what the log holds and how far it is committed; here it is
+// written, applied, and sent to others as a snapshot. One Replica belongs to one Db.
 //
 //   node:    Append(entries, hard state) ---- Sync() ----> send, persisted
 //                                                Apply(committed entries) ----> answers, watchers, membership
 //   leader:  OpenSnapshot() -> bytes ~~~~> ReceiveSnapshot() -> Write* -> Finish -> InstallSnapshot()   :follower
+//   alone:   SetAlone(true) -> Db::Commit ... Db::Commit -> SetAlone(false)    without Raft: one entry a batch
 //
 // Invariants:
 // - an entry is applied once, in order, and only as it stands in the log (same term); an applied entry is never cut.
@@ -11,6 +12,7 @@
 //   three as of one index.
 // - revisions never go back: a snapshot that is not ahead of the applied index is refused.
 // - the newest hard state tells how much of the log is committed: see Committed.
+// - either Raft appends and applies, or (alone) Db::Commit does.
 // Thread safety: every method from any thread. Append and Sync never wait for Apply; Apply waits for neither.
 #pragma once
 
@@ -69,6 +71,12 @@ class Replica {
   Status Append(std::span<const LogEntry> entries, const HardState* hard_state, bool alone);
   Status Sync();
   HardState state() const;
+  // This member is the only voter, and it has applied all it holds: from now on Db::Commit appends and applies, each
+  // batch an entry of the current term (the hard state's, or SetIdentity's where that is later; said again to raise
+  // it), and Append, Apply and InstallSnapshot are refused with kReadOnly. The log says so once: a commit writes
+  // nothing more than its entry. false: waits for commits under way and refuses later ones; the hard state covers all
+  // of them. What fails changes nothing.
+  Status SetAlone(bool alone);
   uint64_t first_index() const;  // the term of the entry before it is known, too
   uint64_t last_index() const;
   Status Term(uint64_t index, uint64_t* term) const;
@@ -87,6 +95,8 @@ class Replica {
   // proposed.
   void Expect(uint64_t sequence, ApplyObserver* observer);
   bool Forget(uint64_t sequence);  // false: it was not expected, or the observer has been called or is being called now
+  // Told of every batch that is applied from now on; null: nobody is, and on return nobody is being told.
+  void SetFollower(ApplyFollower* follower);
 
   std::string membership() const;
   // Not by an entry: the first membership, or one by force. Durable on return: it writes a checkpoint.
@@ -96,32 +106,44 @@ class Replica {
   // The newest checkpoint that may be sent; null: there is none, but one is being written now.
   Status OpenSnapshot(std::unique_ptr<SnapshotReader>* reader);
   Status ReceiveSnapshot(uint64_t index, uint64_t term, std::unique_ptr<SnapshotWriter>* writer);
-  // Of a writer that is finished. It becomes the newest checkpoint, the log goes on behind it, and the state in memory is
-  // replaced. kNotFound: it is not ahead of what is applied. After another error it may be tried again.
+  // Of a writer that is finished. It becomes the newest checkpoint, the log goes on behind it, and the state in memory
+  // is replaced. kNotFound: it is not ahead of what is applied. After another error it may be tried again.
   Status InstallSnapshot(SnapshotWriter* writer);
 
  private:
   Status ApplyEntries(std::span<const LogEntry> entries, const std::string_view* membership,
                       std::vector<Answers>* answers);
   Status ApplyOne(const LogEntry& entry, const std::string_view* membership, std::vector<Answers>* answers);
+  // results: of every command, if `wanted`; else of those that are followed, whose places are in followed_.
   void Execute(const LogEntry& entry, bool wanted, const std::string_view* membership,
                std::vector<CommandResult>* results);
+  void TellFollower(uint64_t sequence, bool wanted, const std::vector<CommandResult>& results);
   Status InstallState(SnapshotWriter* writer);
+  Status BecomeAlone();
+  Status EndAlone();
+  Status WriteState(const HardState& state);
   Status Broken(const char* reason);
 
   Db* const db_;
 
   mutable std::mutex append_mutex_;
   HardState state_;
-  HardState written_;                // as the log has it: at open state_ may know more
-  std::deque<uint64_t> conf_changes_;  // indexes of changes of membership in the log that were not applied when last seen
+  HardState written_;  // as the log has it: at open state_ may know more
+  std::deque<uint64_t>
+      conf_changes_;          // indexes of changes of membership in the log that were not applied when last seen
+  uint64_t last_change_ = 0;  // the newest of them, also when it is applied
+  bool alone_ = false;        // written under both mutexes: SetAlone
 
   std::mutex apply_mutex_;  // before everything else
   std::string unread_response_;
-  bool replayed_all_ = true;  // while opening: no change of membership has been passed
+  std::vector<FollowedCommand> followed_;  // of the entry that is being applied
+  bool replayed_all_ = true;               // while opening: no change of membership has been passed
 
   std::mutex waiting_mutex_;
   std::unordered_map<uint64_t, ApplyObserver*> waiting_;
+
+  std::mutex follower_mutex_;  // held while it is told
+  ApplyFollower* follower_ = nullptr;
 };
 
 // A checkpoint that stays readable as long as this object lives, even when it is pruned.

@@ -1,6 +1,7 @@
 // Checkpoints that travel: the leader's side reads the newest one, a follower's takes one in the place of all it has.
 //
-//   arrives:  checkpoint/INDEX.RANDOM.recv  --verified, loaded--> renamed to INDEX.ckpt --> SNAPSHOT mark in the log --> memory
+//   arrives:  checkpoint/INDEX.RANDOM.recv  --verified, loaded--> renamed to INDEX.ckpt --> SNAPSHOT mark in the log
+//   --> memory
 //                                                          ^ from here on, also after a crash, it is the state
 
 #include <algorithm>
@@ -25,7 +26,7 @@ constexpr int kOpenAttempts = 5;
 
 Status Replica::OpenSnapshot(std::unique_ptr<SnapshotReader>* reader) {
   reader->reset();
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return {Code::kNotFound, "a store in memory has no snapshots"};
   Status status;
@@ -151,17 +152,20 @@ Status Replica::InstallSnapshot(SnapshotWriter* writer) {
 }
 
 Status Replica::InstallState(SnapshotWriter* writer) {
+  if (alone_) return {Code::kReadOnly, "the member is alone: it takes no snapshot of another's"};
   FASTKV_CHECK(!db_->applying_);
   Store& store = db_->store_;
   if (writer->index_ <= db_->applied_index()) {
     return {Code::kNotFound, "a snapshot of entry " + std::to_string(writer->index_) + " is behind the applied entry " +
                                  std::to_string(db_->applied_index())};
   }
-  if (writer->loaded_->revision() < store.revision() || writer->loaded_->compact_revision() < store.compact_revision()) {
+  if (writer->loaded_->revision() < store.revision() ||
+      writer->loaded_->compact_revision() < store.compact_revision()) {
     return {Code::kCorrupt, "snapshot " + writer->path_ + " holds revision " +
                                 std::to_string(writer->loaded_->revision()) + " (compacted " +
-                                std::to_string(writer->loaded_->compact_revision()) + "), which is behind this store's " +
-                                std::to_string(store.revision()) + " (" + std::to_string(store.compact_revision()) + ")"};
+                                std::to_string(writer->loaded_->compact_revision()) +
+                                "), which is behind this store's " + std::to_string(store.revision()) + " (" +
+                                std::to_string(store.compact_revision()) + ")"};
   }
   db_->superseded_ = true;  // a checkpoint under way gives up
   const std::lock_guard no_checkpoint(db_->checkpoint_mutex_);
@@ -169,8 +173,8 @@ Status Replica::InstallState(SnapshotWriter* writer) {
 
   const std::string& dir = db_->directory_->checkpoint_dir();
   const std::string path = JoinPath(dir, CheckpointFileName(writer->index_));
-  // The name first: a mark in the log without its checkpoint would be a log without a beginning. The other way round the
-  // next open finds the checkpoint ahead of the log, and goes on from it.
+  // The name first: a mark in the log without its checkpoint would be a log without a beginning. The other way round
+  // the next open finds the checkpoint ahead of the log, and goes on from it.
   if (!writer->renamed_) {
     FASTKV_RETURN_IF_ERROR(db_->env_->Rename(writer->path_, path));
     writer->renamed_ = true;

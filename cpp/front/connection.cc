@@ -120,7 +120,7 @@ void Connection::Handshake() {
       case SSL_ERROR_ZERO_RETURN:
         return Reject("the client closed the connection in the TLS handshake");
       default:
-        return Reject("TLS handshake: " + SslError());
+        return Reject("TLS handshake: " + SslError() + VerifyError(ssl_.get()));
     }
   }
   if (std::string error; !loop_->tls()->Admit(ssl_.get(), &peer_.common_name, &error)) return Reject(error);
@@ -315,7 +315,7 @@ void Connection::ReadLinger() {
 }
 
 void Connection::Reject(const std::string& why) {
-  loop_->Log("rejected connection from " + peer_.address + ": " + why);
+  loop_->LogRejected(peer_, why);
   Close();
 }
 

@@ -1,10 +1,27 @@
 #include "front/grpc_call.h"
 
+#include <algorithm>
+
 #include "front/limits.h"
 #include "front/session.h"
 #include "front/thread_state.h"
 
 namespace fastkv::front {
+namespace {
+
+// Whole messages, each behind its five-byte prefix.
+uint64_t CountMessages(std::string_view frames) {
+  uint64_t messages = 0;
+  while (frames.size() >= kPrefixBytes) {
+    uint32_t size = 0;
+    for (size_t i = 1; i < kPrefixBytes; ++i) size = size << 8 | static_cast<uint8_t>(frames[i]);
+    frames.remove_prefix(std::min(frames.size(), kPrefixBytes + size));
+    ++messages;
+  }
+  return messages;
+}
+
+}  // namespace
 
 IoThread* GrpcCall::thread() const { return state_->thread; }
 
@@ -15,18 +32,21 @@ const Peer& GrpcCall::peer() const {
 
 void GrpcCall::Reply(std::string message) {
   if (!open_) return;
+  CountSent(1);
   Queue(state_->bodies.Make(std::move(message), false));
   Finish(GrpcCode::kOk, {});
 }
 
 void GrpcCall::Send(std::string message) {
   if (!open_) return;
+  CountSent(1);
   Queue(state_->bodies.Make(std::move(message), false));
   session_->Submit(this);
 }
 
 void GrpcCall::SendFramed(std::string frames) {
   if (!open_ || frames.empty()) return;
+  CountSent(CountMessages(frames));
   Queue(state_->bodies.Make(std::move(frames), true));
   session_->Submit(this);
 }
@@ -65,13 +85,21 @@ void GrpcCall::DropQueue() {
   last_ = nullptr;
 }
 
+void GrpcCall::CountSent(uint64_t messages) { state_->metrics[*method_].messages_sent.Add(messages); }
+
 void GrpcCall::OnDeadline(void* owner) {
   auto* call = static_cast<GrpcCall*>(owner);
   call->session_->DeadlineExceeded(call);
 }
 
 void GrpcCall::Close(bool told) {
-  open_ = false;
+  if (std::exchange(open_, false) && method_ != nullptr) {
+    // Without an end of its own it was the client who went away.
+    const GrpcCode code = finishing_ || code_ != GrpcCode::kOk ? code_ : GrpcCode::kCanceled;
+    // Within one turn the turn's clock stands still, while a lone write is being synced.
+    const int64_t now_ns = state_->now_ns == began_ns_ ? MonotonicNs() : state_->now_ns;
+    state_->metrics[*method_].Handled(code, now_ns - began_ns_);
+  }
   gone_ = !told && delivered_;
   if ((handler_ == nullptr && !gone_) || listed_) return;
   listed_ = true;

@@ -52,6 +52,7 @@ class GrpcCall final : public Call {
   static void OnDeadline(void* owner);
   void Queue(Body* body);
   void DropQueue();
+  void CountSent(uint64_t messages);
   // The service's part is over. told: by the service itself, so that a unary one need not hear of it.
   void Close(bool told);
   // Its memory serves the next call, if nobody needs it any more.
@@ -63,6 +64,7 @@ class GrpcCall final : public Call {
   Session* session_ = nullptr;  // null once the stream is closed
   const Method* method_ = nullptr;
   int64_t deadline_ns_ = INT64_MAX;
+  int64_t began_ns_ = 0;
   int32_t stream_id_ = 0;
   int http_status_ = 200;
 

@@ -267,4 +267,8 @@ void Loop::Log(const std::string& line) const {
   if (options_.log) options_.log(line);
 }
 
+void Loop::LogRejected(const Peer& peer, const std::string& why) const {
+  if (options_.rejected) options_.rejected(peer.address, why);
+}
+
 }  // namespace fastkv::front

@@ -47,6 +47,7 @@ class Loop final : public IoThread {
   void Stop();  // joins
   bool drained() const { return drained_.load(std::memory_order_acquire); }
   void AddTo(ServerStats* stats) const;
+  const CallMetrics& metrics() const { return state_.metrics; }
 
   // Of the connections.
   // Every handler's first words.
@@ -59,6 +60,7 @@ class Loop final : public IoThread {
   void FlushLater(Connection* connection) { dirty_.push_back(connection); }
   void Forget(Connection* connection);  // lives on until the turn ends
   void Log(const std::string& line) const;
+  void LogRejected(const Peer& peer, const std::string& why) const;
 
  private:
   struct Acceptor;

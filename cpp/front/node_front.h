@@ -36,8 +36,16 @@ class NodeFront {
       event.text = line;
       events->Push(std::move(event));
     };
+    options.rejected = [events = service_->events()](const std::string& address, const std::string& why) {
+      Event event;
+      event.kind = Event::kRejected;
+      event.text = address;
+      event.body = why;
+      events->Push(std::move(event));
+    };
     FASTKV_RETURN_IF_ERROR(Server::Create(std::move(options), std::move(listeners), service_.get(), &server_));
     for (size_t i = 0; i < threads; ++i) threads_.push_back(server_->thread(i));
+    service_->SetThreads(threads_);
     server_->Start();
     return {};
   }
@@ -51,6 +59,10 @@ class NodeFront {
   void Stop() {
     if (server_ != nullptr) server_->Stop();
     service_->StopThreads();
+  }
+  // By the number of the method; empty before Serve.
+  std::vector<MethodTotals> method_totals() const {
+    return server_ == nullptr ? std::vector<MethodTotals>() : server_->method_totals(service_->method_count());
   }
   ServerStats server_stats() const { return server_ == nullptr ? ServerStats{} : server_->stats(); }
 

@@ -53,6 +53,14 @@ class ServerImpl final : public Server {
     return stats;
   }
 
+  std::vector<MethodTotals> method_totals(size_t count) const override {
+    std::vector<MethodTotals> totals(count);
+    for (const auto& loop : loops_) {
+      for (uint32_t number = 0; number < count; ++number) loop->metrics().AddTo(number, &totals[number]);
+    }
+    return totals;
+  }
+
  private:
   const ServerOptions options_;
   const std::vector<Listener> listeners_;

@@ -16,16 +16,18 @@
 
 #include "base/status.h"
 #include "front/call.h"
+#include "front/call_metrics.h"
 
 namespace fastkv::front {
 
 struct TlsOptions {
   std::string cert_file = {}, key_file = {};  // PEM; looked at again for each new connection when they have changed
-  std::string ca_file = {}, crl_file = {};    // "": the system's / none
+  std::string ca_file = {}, crl_file = {};    // "": the system's / none; looked at again likewise
   bool client_cert_auth = false;              // a verified client certificate is required
-  std::string allowed_cn = {}, allowed_hostname = {};
-  std::string min_version = {}, max_version = {};  // "TLS1.2", "TLS1.3" or ""
-  std::vector<std::string> cipher_suites = {};     // names as Go spells them
+  std::string allowed_cn = {};
+  std::vector<std::string> allowed_hostnames = {};  // a client's certificate is valid for one of them
+  std::string min_version = {}, max_version = {};   // "TLS1.2", "TLS1.3" or ""
+  std::vector<std::string> cipher_suites = {};      // names as Go spells them
 };
 
 struct Listener {
@@ -42,8 +44,11 @@ struct ServerOptions {
   int64_t keepalive_min_time_ms = 5'000;  // a client that pings more often gets GOAWAY too_many_pings
   int64_t keepalive_interval_ms = 0;      // 0: none
   int64_t keepalive_timeout_ms = 20'000;
-  int64_t first_bytes_timeout_ms = 30'000;           // to the end of the TLS handshake and the HTTP/2 preface
-  std::function<void(const std::string&)> log = {};  // one line: why a connection was refused; from any thread
+  int64_t first_bytes_timeout_ms = 30'000;  // to the end of the TLS handshake and the HTTP/2 preface
+  // From any thread. log: one line, why a connection was closed. rejected: a client's address, and why it was not let
+  // in.
+  std::function<void(const std::string&)> log = {};
+  std::function<void(const std::string&, const std::string&)> rejected = {};
 };
 
 struct ServerStats {
@@ -63,6 +68,8 @@ class Server {
   virtual void Stop() = 0;
   virtual IoThread* thread(size_t index) = 0;
   virtual ServerStats stats() const = 0;
+  // Of the service's methods 0 to count - 1.
+  virtual std::vector<MethodTotals> method_totals(size_t count) const = 0;
 };
 
 }  // namespace fastkv::front

@@ -251,6 +251,9 @@ void Session::Dispatch(GrpcCall* call, bool end_stream) {
                   "grpc: Decompressor is not installed for grpc-encoding " + Quoted(encoding));
   }
   call->method_ = last_method_;
+  call->began_ns_ = state_->now_ns;
+  FASTKV_CHECK(last_method_->number < CallMetrics::kMethodsMax);
+  state_->metrics[*last_method_].started.Add(1);
   if (const int64_t timeout_ns = call->headers_.timeout_ns(); timeout_ns != INT64_MAX) {
     if (timeout_ns == 0) return Refuse(call, GrpcCode::kDeadlineExceeded, "context deadline exceeded");
     if (timeout_ns < INT64_MAX - state_->now_ns) {
@@ -334,6 +337,7 @@ bool Session::Message(GrpcCall* call, uint8_t flag, std::string_view body, bool 
     }
     return false;
   }
+  state_->metrics[*call->method_].messages_received.Add(1);
   if (call->method_->kind == Method::kStreaming) {
     call->handler_->OnMessage(body);
     return call->open_;
@@ -430,6 +434,7 @@ void Session::DeadlineExceeded(GrpcCall* call) {
   // A message may be cut in two, and no trailers could make sense of that. Nor does a client that left its answer lie
   // until now still wait for it.
   call->DropQueue();
+  call->code_ = GrpcCode::kDeadlineExceeded;
   ResetStream(call->stream_id_, NGHTTP2_CANCEL);
   if (call->open_) call->Close(false);
 }

@@ -4,11 +4,11 @@
 // Thread safety: none; one IoThread owns it, but for the counters, which any thread reads.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <ctime>
 #include <vector>
 
+#include "front/call_metrics.h"
 #include "front/grpc_call.h"
 #include "front/memory_pool.h"
 #include "front/server.h"
@@ -21,17 +21,6 @@ inline int64_t MonotonicNs() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
 }
-
-// Written by one thread, read by any: no lock prefix on the way.
-class Counter {
- public:
-  void Add(uint64_t count) { value_.store(value_.load(std::memory_order_relaxed) + count, std::memory_order_relaxed); }
-  void Subtract(uint64_t count) { Add(~count + 1); }
-  uint64_t value() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<uint64_t> value_{0};
-};
 
 struct ThreadState {
   ThreadState(const ServerOptions& options, Service* service, IoThread* thread)
@@ -56,6 +45,7 @@ struct ThreadState {
   size_t partial_bytes = 0;  // of messages that have begun
   CallTable calls{this};
 
+  CallMetrics metrics;
   struct {
     Counter connections, connections_total, calls, calls_total, received_bytes, sent_bytes, turns;
   } counters;

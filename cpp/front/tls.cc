@@ -5,6 +5,7 @@
 #include <openssl/x509v3.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -108,8 +109,7 @@ class TlsImpl final : public Tls {
       const std::lock_guard lock(mutex_);
       crl = crl_;
     }
-    X509_REVOKED* revoked = nullptr;
-    if (crl != nullptr && X509_CRL_get0_by_serial(crl.get(), &revoked, X509_get_serialNumber(certificate)) == 1) {
+    if (crl != nullptr && IsRevoked(crl.get(), certificate, SSL_get_peer_cert_chain(ssl))) {
       *error = "the client's certificate is revoked";
       return false;
     }
@@ -118,11 +118,11 @@ class TlsImpl final : public Tls {
       *error = "client certificate authentication failed: CommonName \"" + *common_name + "\" is not allowed";
       return false;
     }
-    if (!options_.allowed_hostname.empty() &&
-        X509_check_host(certificate, options_.allowed_hostname.data(), options_.allowed_hostname.size(), 0, nullptr) !=
-            1 &&
-        X509_check_ip_asc(certificate, options_.allowed_hostname.c_str(), 0) != 1) {
-      *error = "client certificate authentication failed: it is not valid for " + options_.allowed_hostname;
+    const auto valid_for = [certificate](const std::string& host) { return IsValidFor(certificate, host); };
+    const std::vector<std::string>& hosts = options_.allowed_hostnames;
+    if (!hosts.empty() && std::none_of(hosts.begin(), hosts.end(), valid_for)) {
+      *error = "client certificate authentication failed: it is not valid for " + hosts[0];
+      for (size_t i = 1; i < hosts.size(); ++i) *error += ", " + hosts[i];
       return false;
     }
     return true;
@@ -130,7 +130,8 @@ class TlsImpl final : public Tls {
 
  private:
   std::vector<Stamp> Stamps() const {
-    return {StampOf(options_.cert_file), StampOf(options_.key_file), StampOf(options_.crl_file)};
+    return {StampOf(options_.cert_file), StampOf(options_.key_file), StampOf(options_.ca_file),
+            StampOf(options_.crl_file)};
   }
 
   void Refresh() {
@@ -164,6 +165,7 @@ class TlsImpl final : public Tls {
     SSL_CTX_set_options(c, SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_alpn_select_cb(c, SelectProtocol, nullptr);
+    SSL_CTX_set_default_passwd_cb(c, [](char*, int, int, void*) { return -1; });
     static const unsigned char kSessionContext[] = "fastkv";
     SSL_CTX_set_session_id_context(c, kSessionContext, sizeof kSessionContext - 1);
     FASTKV_RETURN_IF_ERROR(SetCiphers(c));
@@ -216,6 +218,22 @@ class TlsImpl final : public Tls {
     return {};
   }
 
+  // By serial number, as etcd looks for it; of the chain that the client sent any certificate counts.
+  static bool IsRevoked(X509_CRL* crl, X509* certificate, const STACK_OF(X509) * chain) {
+    X509_REVOKED* found = nullptr;
+    if (X509_CRL_get0_by_serial(crl, &found, X509_get_serialNumber(certificate)) == 1) return true;
+    for (int i = 0; i < sk_X509_num(chain); ++i) {
+      if (X509_CRL_get0_by_serial(crl, &found, X509_get_serialNumber(sk_X509_value(chain, i))) == 1) return true;
+    }
+    return false;
+  }
+
+  // As Go's VerifyHostname: the CommonName never counts.
+  static bool IsValidFor(X509* certificate, const std::string& host) {
+    return X509_check_host(certificate, host.data(), host.size(), X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, nullptr) == 1 ||
+           X509_check_ip_asc(certificate, host.c_str(), 0) == 1;
+  }
+
   static std::string CommonName(X509* certificate) {
     const X509_NAME* subject = X509_get_subject_name(certificate);
     const int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
@@ -251,6 +269,11 @@ std::string SslError() {
   if (newest == 0) return "unknown error";
   const char* reason = ERR_reason_error_string(newest);
   return reason != nullptr ? reason : "error " + std::to_string(newest);
+}
+
+std::string VerifyError(SSL* ssl) {
+  const long result = SSL_get_verify_result(ssl);
+  return result == X509_V_OK ? "" : std::string(": ") + X509_verify_cert_error_string(result);
 }
 
 }  // namespace fastkv::front

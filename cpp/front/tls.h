@@ -1,8 +1,8 @@
 // TLS of a listener: certificates and what is asked of the client's, reloaded when the files change.
 //
 // Invariants: the certificate and key files are looked at for each new session and read again if they have changed; a
-// pair that cannot be read is logged once and the one before it stays. The CA file is read once; the CRL file like the
-// certificates.
+// pair that cannot be read is logged once and the one before it stays. The CA and CRL files likewise. No passphrase is
+// ever asked for: an encrypted key is refused.
 // Thread safety: Open from any thread; a session belongs to one.
 #pragma once
 
@@ -37,5 +37,7 @@ class Tls {
 
 // The newest error of this thread's OpenSSL queue, in words; empties the queue.
 std::string SslError();
+// ": what is wrong with the peer's certificate", "" if nothing is or there is none.
+std::string VerifyError(SSL* ssl);
 
 }  // namespace fastkv::front

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kInvalidId = -1;
 constexpr size_t kTakeBytesMax = 1 << 20;
+constexpr size_t kHeadBytes = 64;  // of a response, about
 constexpr size_t kOutboxMax = 100'000;
 constexpr int kProgressTakesMax = 8;
 constexpr int64_t kRunNs = 500'000;
@@ -292,7 +293,7 @@ bool WatchStream::StepProgress(Item* item) {
       if (reached < 0) {
         if (item->takes++ == kProgressTakesMax) return true;
         bool more = false;
-        WriteBatches(number, backend->WatchTake(number, kTakeBytesMax, &more));
+        WriteNews(by_number_.at(number), backend->WatchTake(number, kTakeBytesMax, &more));
         return false;
       }
       item->lowest = std::min(item->lowest, reached);
@@ -344,50 +345,47 @@ bool WatchStream::Step(int64_t until_ns) {
 void WatchStream::StepEvents(uint64_t number) {
   const auto found = by_number_.find(number);
   if (found == by_number_.end()) return;
-  found->second->ready = false;
-  Backend* const backend = owner_->parts().backend;
+  Watcher* const watcher = found->second;
+  watcher->ready = false;
   bool more = false;
-  std::vector<WatchBatch> batches = backend->WatchTake(number, kTakeBytesMax, &more);
+  const WatchNews news = owner_->parts().backend->WatchTake(number, kTakeBytesMax, &more);
   // Until nothing is left, behind the others: nobody wakes it for the rest.
-  if (more) MarkReady(found->second);
-  WriteBatches(number, std::move(batches));
+  if (more) MarkReady(watcher);
+  WriteNews(watcher, news);
 }
 
-void WatchStream::WriteBatches(uint64_t number, std::vector<WatchBatch> batches) {
-  for (const WatchBatch& batch : batches) {
-    const auto found = by_number_.find(number);
-    if (found == by_number_.end()) return;
-    Watcher* const watcher = found->second;
-    if (batch.compact_revision != 0) {
-      const size_t begin = BeginResponse(&out_, 0, watcher->id);
-      AppendBool(&out_, 4, true);
-      AppendNumber(&out_, 5, batch.compact_revision);
-      EndFrame(&out_, begin);
-      Forget(watcher);
-      return;
-    }
-    watcher->quiet = false;
-    WriteEvents(*watcher, batch);
+void WatchStream::WriteNews(Watcher* watcher, const WatchNews& news) {
+  if (news.compact_revision != 0) {
+    const size_t begin = BeginResponse(&out_, 0, watcher->id);
+    AppendBool(&out_, 4, true);
+    AppendNumber(&out_, 5, news.compact_revision);
+    EndFrame(&out_, begin);
+    return Forget(watcher);
   }
+  if (news.events == nullptr) return;
+  watcher->quiet = false;
+  WriteEvents(*watcher, news.revision, *news.events);
 }
 
-void WatchStream::WriteEvents(const Watcher& watcher, const WatchBatch& batch) {
+void WatchStream::WriteEvents(const Watcher& watcher, int64_t revision, std::string_view events) {
   Metrics* const metrics = owner_->parts().metrics;
   Metrics::Add(&metrics->watch_responses, 1);
-  Metrics::Add(&metrics->watch_events_bytes, batch.events.size());
+  Metrics::Add(&metrics->watch_events_bytes, events.size());
   const size_t limit_bytes = owner_->parts().options.fragment_bytes;
-  const size_t begin = BeginResponse(&out_, batch.revision, watcher.id);
+  // The watchers behind it have as much to say, as a rule: they have seen the same batch.
+  const size_t expected_bytes = out_.size() + (ready_.size() + 1) * (events.size() + kHeadBytes);
+  if (expected_bytes > out_.capacity()) out_.reserve(std::min(expected_bytes, 2 * kTakeBytesMax));
+  const size_t begin = BeginResponse(&out_, revision, watcher.id);
   const size_t head_bytes = out_.size() - begin - kPrefixBytes;
-  if (!watcher.fragment || head_bytes + batch.events.size() < limit_bytes) {
-    out_ += batch.events;
+  if (!watcher.fragment || head_bytes + events.size() < limit_bytes) {
+    out_ += events;
     EndFrame(&out_, begin);
     return;
   }
   out_.resize(begin);
-  const std::string_view events = batch.events;
   const size_t piece_bytes = limit_bytes > head_bytes + 2 ? limit_bytes - head_bytes - 2 : 0;
   auto write_piece = [&](std::string_view piece, bool last) {
-    const size_t at = BeginResponse(&out_, batch.revision, watcher.id);
+    const size_t at = BeginResponse(&out_, revision, watcher.id);
     AppendBool(&out_, 7, !last);
     out_ += piece;
     EndFrame(&out_, at);

@@ -128,8 +128,8 @@ class WatchStream final : public CallHandler {
 
   size_t BeginResponse(std::string* to, int64_t revision, int64_t id) const;
   void Post(std::string frame);
-  void WriteBatches(uint64_t number, std::vector<WatchBatch> batches);
-  void WriteEvents(const Watcher& watcher, const WatchBatch& batch);
+  void WriteNews(Watcher* watcher, const WatchNews& news);
+  void WriteEvents(const Watcher& watcher, int64_t revision, std::string_view events);
 
   WatchThread* const owner_;
   Call* const call_;

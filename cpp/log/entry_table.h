@@ -26,7 +26,7 @@ class EntryTable {
   void Reserve(uint64_t sequence);
   // REQUIRES: index == last_index() + 1; sequence is not below that of earlier entries; offset is a multiple of 8.
   void Add(uint64_t sequence, uint64_t offset, uint64_t index, uint64_t term);
-  void CutFrom(uint64_t index);         // forgets index and all above
+  void CutFrom(uint64_t index);  // forgets index and all above
   // The next entry is index + 1. What is held up to index stays only if it ends with this term: else it is another
   // history's.
   void GoOnAfter(uint64_t index, uint64_t term);

@@ -1,6 +1,7 @@
 #include "log/log.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/check.h"
@@ -280,15 +281,18 @@ Status Log::Impl::SyncUntil(uint64_t number, std::unique_lock<std::mutex>* lock)
   }
   lock->unlock();
 
+  const auto began = std::chrono::steady_clock::now();
   Status status;
   if (sync_names) status = env->SyncDir(dir);
   for (const auto& file : files) {
     if (status.ok()) status = file->Sync();
   }
 
+  const auto took = std::chrono::steady_clock::now() - began;
   lock->lock();
   syncing = false;
   ++counters.syncs;
+  counters.sync_times.Add(std::chrono::duration_cast<std::chrono::nanoseconds>(took).count());
   if (status.ok()) {
     durable_number = std::max(durable_number, covered);
     names_synced = std::max(names_synced, names);

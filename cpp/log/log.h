@@ -33,6 +33,7 @@
 
 #include "base/env.h"
 #include "base/status.h"
+#include "base/time_histogram.h"
 #include "log/format.h"
 
 namespace fastkv {
@@ -73,6 +74,7 @@ using LogEntryVisitor =
 
 struct LogCounters {
   uint64_t records = 0, bytes = 0, syncs = 0, sync_calls = 0, segments_created = 0, segments_removed = 0;
+  TimeHistogram sync_times;
 };
 
 class Log {
@@ -95,8 +97,8 @@ class Log {
   // beginning of them may have been appended; the same group may be appended again. REQUIRES: entries are consecutive;
   // the first as for Append.
   Status AppendGroup(std::span<const LogEntry> entries, const HardState* hard_state);
-  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above. What it held
-  // up to there stays only if it ends with this term.
+  // The state up to index is in a durable checkpoint; the log goes on at index + 1, whatever it held above. What it
+  // held up to there stays only if it ends with this term.
   Status AppendSnapshot(uint64_t index, uint64_t term);
   Status AppendMeta(std::string_view bytes);
 

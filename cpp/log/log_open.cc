@@ -61,8 +61,8 @@ Status Log::Impl::Recover(const LogStart& start, LogRecovered* recovered) {
                                               std::to_string(scan.segments.back().used_bytes) + ")") +
                  ": it was written but never synced");
   }
-  // An entry of another term where the checkpoint ends: a snapshot was received, and the crash came before its mark. What
-  // the log holds is of a history that was given up.
+  // An entry of another term where the checkpoint ends: a snapshot was received, and the crash came before its mark.
+  // What the log holds is of a history that was given up.
   const bool superseded =
       start.index > floor.index && table.Holds(start.index) && table.Term(start.index) != start.term;
   if (start.index > table.last_index() || superseded) {

@@ -14,16 +14,31 @@ namespace {
 constexpr size_t kPrefixStepBytes = 4096;
 constexpr size_t kZeroChunkBytes = 64 << 10;
 
-// Past the last byte that is not zero, but at least `from`.
-uint64_t EndOfNonZero(std::string_view bytes, uint64_t from) {
+uint64_t EndOfNonZero(std::string_view bytes) {
   uint64_t end = bytes.size();
-  while (end > from && end % 8 != 0) {
+  while (end > 0 && end % 8 != 0) {
     if (bytes[end - 1] != 0) return end;
     --end;
   }
-  while (end >= from + 8 && LoadU64(bytes.data() + end - 8) == 0) end -= 8;
-  while (end > from && bytes[end - 1] == 0) --end;
-  return std::max(end, from);
+  while (end >= 8 && LoadU64(bytes.data() + end - 8) == 0) end -= 8;
+  while (end > 0 && bytes[end - 1] == 0) --end;
+  return end;
+}
+
+// Past the last byte that is not zero, but at least `from`.
+//
+// Forward: a file is read ahead in that direction only. And not through what was reserved and never written, the most
+// of a log's last segment: reading it would fill the page cache with zeros.
+uint64_t EndOfNonZero(const FileView& view, uint64_t from) {
+  const std::string_view bytes = view.bytes();
+  uint64_t end = from;
+  for (uint64_t at = from; at < bytes.size() && (at = view.NextData(at)) < bytes.size();) {
+    const uint64_t piece_end = std::min<uint64_t>(bytes.size(), at + kZeroChunkBytes);
+    const uint64_t length = EndOfNonZero(bytes.substr(at, piece_end - at));
+    if (length > 0) end = at + length;
+    at = piece_end;
+  }
+  return end;
 }
 
 // The record crc of any range of a segment in about a microsecond, so that hostile bytes full of things that look like
@@ -82,7 +97,7 @@ class Scanner {
       const auto header = DecodeSegmentHeader(bytes);
       if (!header || !Continues(files_[i], *header)) return EndBefore(i);
       FASTKV_RETURN_IF_ERROR(Walk(i, *header, bytes));
-      if (i + 1 == files_.size() && EndOfNonZero(bytes, files_[i].used_bytes) != files_[i].used_bytes) {
+      if (i + 1 == files_.size() && EndOfNonZero(*view, files_[i].used_bytes) != files_[i].used_bytes) {
         return EndBefore(files_.size());
       }
     }
@@ -152,7 +167,7 @@ class Scanner {
       const std::string_view bytes = view->bytes();
       const bool last_good = !nothing_good && k == i - 1;
       const uint64_t from = last_good ? where_offset : 0;
-      const uint64_t end = EndOfNonZero(bytes, from);
+      const uint64_t end = EndOfNonZero(*view, from);
       const auto header = DecodeSegmentHeader(bytes);
       if (!header && end > kSegmentHeaderBytes) {
         return {Code::kCorrupt, files_[k].path +

@@ -1,5 +1,7 @@
 #include "mvcc/epoch.h"
 
+#include <pthread.h>
+
 #include "base/check.h"
 
 namespace fastkv {
@@ -21,7 +23,17 @@ struct Returner {
   }
 };
 
+// A forked child has one thread: what the parent's others were reading will never be left there.
+void LeaveOthersSlots() {
+  for (Slot* slot = g_slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
+    if (slot == t_slot.slot) continue;
+    slot->epoch.store(0, std::memory_order_relaxed);
+    slot->taken.store(false, std::memory_order_relaxed);
+  }
+}
+
 Slot* FindSlot() {
+  [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, LeaveOthersSlots);
   for (Slot* slot = g_slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
     bool expected = false;
     if (!slot->taken.load(std::memory_order_relaxed) &&
@@ -60,7 +72,7 @@ using epoch_internal::OldestInside;
 
 void Retired::Add(void* memory, Deleter deleter, void* context) { items_.push_back({memory, deleter, context, 0}); }
 
-void Retired::Reclaim() {
+void Retired::Reclaim(size_t items_max) {
   if (items_.empty()) return;
   // Stamped here and not in Add: an epoch read there could be older than what a reader has entered at since (another
   // store's writer raises it too), while the unlinking store is not yet seen. Who enters at `now` or later sees all of
@@ -68,7 +80,7 @@ void Retired::Reclaim() {
   const uint64_t now = g_epoch.fetch_add(1, std::memory_order_seq_cst) + 1;
   for (auto item = items_.rbegin(); item != items_.rend() && item->epoch == 0; ++item) item->epoch = now - 1;
   const uint64_t oldest = OldestInside(now);
-  while (!items_.empty() && items_.front().epoch < oldest) {
+  for (; items_max > 0 && !items_.empty() && items_.front().epoch < oldest; --items_max) {
     items_.front().deleter(items_.front().memory, items_.front().context);
     items_.pop_front();
   }

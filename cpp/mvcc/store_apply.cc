@@ -3,7 +3,15 @@
 
 #include <algorithm>
 
+#include "base/coding.h"
+
 namespace fastkv {
+
+namespace {
+
+constexpr size_t kReclaimFrom = 64, kReclaimMax = 1024;
+
+}  // namespace
 
 Store::Store() : current_(std::make_unique<Contents>()), contents_(current_.get()) {}
 Store::~Store() = default;
@@ -15,17 +23,27 @@ void Store::SetIdentity(uint64_t cluster_id, uint64_t member_id, uint64_t raft_t
 }
 
 void Store::AppendHeader(std::string* to, int64_t revision) const {
-  const size_t begin = BeginMessage(to, 1);
-  AppendNumber(to, 1, static_cast<int64_t>(cluster_id_.load(std::memory_order_relaxed)));
-  AppendNumber(to, 2, static_cast<int64_t>(member_id_.load(std::memory_order_relaxed)));
-  AppendNumber(to, 3, revision);
-  AppendNumber(to, 4, static_cast<int64_t>(raft_term_.load(std::memory_order_relaxed)));
-  EndMessage(to, begin);
+  // Every answer and every event has one: written in place, its length is below 128.
+  char bytes[2 + 4 * (1 + kVarintBytesMax)];
+  char* at = bytes + 2;
+  const auto append = [&at](char tag, uint64_t value) {
+    if (value == 0) return;
+    *at++ = tag;
+    at = StoreVarint(at, value);
+  };
+  append(0x08, cluster_id_.load(std::memory_order_relaxed));
+  append(0x10, member_id_.load(std::memory_order_relaxed));
+  append(0x18, static_cast<uint64_t>(revision));
+  append(0x20, raft_term_.load(std::memory_order_relaxed));
+  bytes[0] = 0x0a;
+  bytes[1] = static_cast<char>(at - bytes - 2);
+  to->append(bytes, static_cast<size_t>(at - bytes));
 }
 
 Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response) {
-  // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put.
-  if (current_->retired.size() >= 64) current_->retired.Reclaim();
+  // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put. More
+  // than a command retires, and not all at once: a long read may have held back what a whole compaction has released.
+  if (current_->retired.size() >= kReclaimFrom) current_->retired.Reclaim(kReclaimMax);
   if (replaced_.size() > 0) [[unlikely]]
     replaced_.Reclaim();
   if (!alarms_.empty()) {
@@ -100,7 +118,8 @@ int64_t Store::DeleteKeys(Change* change, const KeyRange& range, std::string* pr
     if (newest->tombstone()) continue;
     if (prev_kvs != nullptr) AppendBytesAlways(prev_kvs, 3, newest->encoded());
     if (newest->leased()) lessor_.Detach(newest->Decode().lease, key);
-    Record* tombstone = Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &current_->pool);
+    Record* tombstone =
+        Record::NewTombstone(key, change->begin + 1, change->subs, newest, compact_revision(), &current_->pool);
     ++change->subs;
     current_->tree.Install({cursor, newest}, tombstone);
     current_->index.Append(tombstone);

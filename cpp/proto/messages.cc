@@ -294,8 +294,9 @@ void AppendVarint(std::string* to, uint64_t value) { PutVarint(to, value); }
 
 void AppendNumber(std::string* to, uint32_t field, int64_t value) {
   if (value == 0) return;
-  AppendVarint(to, Number(field));
-  AppendVarint(to, static_cast<uint64_t>(value));
+  char bytes[2 * kVarintBytesMax];
+  const char* end = StoreVarint(StoreVarint(bytes, Number(field)), static_cast<uint64_t>(value));
+  to->append(bytes, static_cast<size_t>(end - bytes));
 }
 
 void AppendBool(std::string* to, uint32_t field, bool value) { AppendNumber(to, field, value ? 1 : 0); }

@@ -52,6 +52,26 @@ TEST(Paths, ParentAndJoin) {
   EXPECT_EQ(JoinPath("a/", "b"), "a/b");
 }
 
+TEST_F(PosixEnvTest, NextDataPassesOverNothingThatWasWritten) {
+  constexpr uint64_t kBytes = 8 << 20;
+  for (const WriteMode mode : {WriteMode::kPwrite, WriteMode::kMapped}) {
+    std::unique_ptr<WritableFile> file;
+    ASSERT_OK(env_->Create(Path("file"), kBytes, mode, &file));
+    for (const uint64_t written : {uint64_t{5'000'001}, uint64_t{100}}) {
+      ASSERT_OK(file->Write(written, "x"));
+      std::unique_ptr<FileView> view;
+      ASSERT_OK(env_->View(Path("file"), &view));
+      for (const uint64_t from : {uint64_t{0}, uint64_t{99}, written - 1, written}) {
+        if (from > written) continue;
+        const uint64_t next = view->NextData(from);
+        EXPECT_GE(next, from);
+        EXPECT_LE(next, written);
+      }
+      EXPECT_EQ(view->NextData(kBytes), kBytes);
+    }
+  }
+}
+
 TEST_F(PosixEnvTest, WritesOfBothModesReadBackAndTheRestIsZero) {
   for (const WriteMode mode : {WriteMode::kPwrite, WriteMode::kMapped}) {
     const std::string path = Path("file");

@@ -3,6 +3,8 @@
 #include "mvcc/epoch.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <latch>
@@ -134,6 +136,29 @@ TEST(Epoch, NothingIsFreedUnderAReaderOfTwoWriters) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0u);
   for (auto& box : current) delete box.load();
+}
+
+TEST(Epoch, AForkedChildWaitsForNoReaderOfItsParent) {
+  std::latch inside(1), leave(1);
+  std::thread reader([&] {
+    const EpochGuard guard;
+    inside.count_down();
+    leave.wait();
+  });
+  inside.wait();
+  const pid_t child = fork();
+  if (child == 0) {
+    std::atomic<int> freed{0};
+    Retired retired;
+    retired.Add(&freed, Count);
+    retired.Reclaim();
+    _exit(freed == 1 ? 0 : 1);
+  }
+  leave.count_down();
+  reader.join();
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 }  // namespace

@@ -204,6 +204,9 @@ class FrontServer : public testing::Test {
 
   void Start(ServerOptions options = {}, bool plain = true, bool tls = false) {
     options.log = [this](const std::string& line) { service.Note(line); };
+    options.rejected = [this](const std::string& address, const std::string& why) {
+      service.Note("rejected connection from " + address + ": " + why);
+    };
     const Listener listener{Bind(&port), plain, tls};
     const Status status = Server::Create(std::move(options), {listener}, &service, &server);
     ASSERT_TRUE(status.ok()) << status.message();
@@ -503,7 +506,9 @@ TEST_F(FrontServer, ClientCertificateIsAskedForAndItsNameIsThePeers) {
     socket.StartTls("\x02h2", own);
     EXPECT_TRUE(socket.EndsWithin(kPatienceMs));
   }
-  EXPECT_TRUE(service.Wait([&] { return service.lines.size() == 2; }));
+  ASSERT_TRUE(service.Wait([&] { return service.lines.size() == 2; }));
+  EXPECT_NE(service.lines[0].find("peer did not return a certificate"), std::string::npos) << service.lines[0];
+  EXPECT_NE(service.lines[1].find("self-signed certificate"), std::string::npos) << service.lines[1];
 }
 
 TEST_F(FrontServer, RevokedCertificateAndWrongNameAreRefused) {

@@ -78,6 +78,54 @@ TEST(FrontUnary, AnsweringTwiceIsNothing) {
   EXPECT_TRUE(h.service.gone.empty());
 }
 
+TEST(FrontMetrics, EveryCallIsCountedOnceByHowItEnded) {
+  Harness h;
+  const Method& echo = *h.service.Find("/stub.Stub/Echo");
+  const Method& later = *h.service.Find("/stub.Stub/Later");
+  const Method& stream = *h.service.Find("/stub.Stub/Stream");
+  const auto totals = [&](const Method& method) {
+    MethodTotals totals;
+    h.state.metrics.AddTo(method.number, &totals);
+    return totals;
+  };
+  h.client.Call("/stub.Stub/Echo", Framed("x"));
+  h.client.Call("/stub.Stub/Echo", Framed("error:9:no"));
+  h.client.Call("/stub.Stub/Echo", "");  // refused by the transport
+  h.client.Call("/stub.Stub/None", Framed("x"));
+  h.Exchange();
+  EXPECT_EQ(totals(echo).started, 3u);
+  EXPECT_EQ(totals(echo).handled[0], 1u);
+  EXPECT_EQ(totals(echo).handled[9], 1u);
+  EXPECT_EQ(totals(echo).handled[2], 1u);
+  EXPECT_EQ(totals(echo).messages_received, 2u);
+  EXPECT_EQ(totals(echo).messages_sent, 1u);
+
+  const int32_t reset = h.client.Call("/stub.Stub/Later", Framed("x"));
+  h.client.Call("/stub.Stub/Later", Framed("x"), {{"grpc-timeout", "40m"}});
+  h.client.Call("/stub.Stub/Later", Framed("x"));
+  h.Exchange();
+  h.client.Reset(reset);
+  h.Exchange();
+  h.Pass(41);
+  h.Exchange();
+  h.Answer(h.service.waiting[2], GrpcCode::kOk, "late");
+  h.Answer(h.service.waiting[2], GrpcCode::kOk, "twice");
+  h.Exchange();
+  EXPECT_EQ(totals(later).started, 3u);
+  EXPECT_EQ(totals(later).handled[1], 1u);
+  EXPECT_EQ(totals(later).handled[4], 1u);
+  EXPECT_EQ(totals(later).handled[0], 1u);
+  EXPECT_EQ(totals(later).took[3], 2u) << "between 25 and 50 ms: the late one and the one without an answer";
+  EXPECT_GE(totals(later).took_ns, 2u * 41'000'000);
+
+  h.client.Call("/stub.Stub/Stream", Framed("a") + Framed("b") + Framed("c"), {}, false);
+  h.Exchange();
+  EXPECT_EQ(totals(stream).messages_received, 3u);
+  EXPECT_EQ(totals(stream).messages_sent, 3u);
+  h.session->Abort();
+  EXPECT_EQ(totals(stream).handled[1], 1u);
+}
+
 struct Wrong {
   std::string name;
   std::string path;

@@ -283,9 +283,11 @@ class Model {
 
   void Take(ModelWatcher* watcher) {
     const size_t bytes_max = Below(4) == 0 ? 1'000'000 : Below(200);
-    const std::vector<WatchBatch> batches = hub_.Take(watcher->id, bytes_max);
     std::vector<WatchBatch> expected;
+    const bool joined = Below(2) == 0;
+    std::vector<WatchBatch> batches = joined ? TakeJoined(watcher->id, bytes_max) : hub_.Take(watcher->id, bytes_max);
     if (!watcher->gone) expected = watcher->synced ? TakeLive(watcher, bytes_max) : CatchUp(watcher, bytes_max);
+    if (joined) Join(&expected);
     ASSERT_EQ(batches.size(), expected.size()) << "watcher " << watcher->id;
     for (size_t i = 0; i < batches.size(); ++i) {
       ASSERT_EQ(batches[i].revision, expected[i].revision);
@@ -297,6 +299,22 @@ class Model {
     if (watcher->gone) return;
     if (watcher->next > swept_) watcher->synced = true;
     watcher->listed = watcher->HasSomething();
+  }
+
+  std::vector<WatchBatch> TakeJoined(uint64_t id, size_t bytes_max) {
+    const WatchNews news = hub_.TakeJoined(id, bytes_max);
+    if (news.events == nullptr && news.compact_revision == 0) return {};
+    return {{news.revision, news.events == nullptr ? "" : *news.events, news.compact_revision}};
+  }
+
+  static void Join(std::vector<WatchBatch>* batches) {
+    if (batches->size() < 2) return;
+    WatchBatch all = batches->front();
+    for (size_t i = 1; i < batches->size(); ++i) {
+      all.revision = (*batches)[i].revision;
+      all.events += (*batches)[i].events;
+    }
+    *batches = {all};
   }
 
   std::vector<WatchBatch> End(ModelWatcher* watcher) {

@@ -93,6 +93,42 @@ TEST_F(Hub, LiveBatchIsOneRevisionWithItsOwnNumber) {
   EXPECT_TRUE(hub.Take(id, kNoLimit).empty());
 }
 
+TEST_F(Hub, JoinedNewsIsAllThatIsPendingAndSharedByWatchersOfOneKind) {
+  const uint64_t one = hub.Add({.key = "a", .range_end = ""});
+  const uint64_t two = hub.Add({.key = "a", .range_end = ""});
+  const uint64_t with_prev = hub.Add({.key = "a", .range_end = "", .prev_kv = true});
+  const uint64_t wide = hub.Add({.key = "a", .range_end = "c"});
+  const uint64_t late = hub.Add({.key = "a", .range_end = "", .start_revision = 4});
+  const std::string first = Put("a"), second = Put("b"), third = Put("a");
+  bool more = true;
+  const WatchNews news = hub.TakeJoined(one, kNoLimit, &more);
+  EXPECT_EQ(news.revision, 4);
+  ASSERT_NE(news.events, nullptr);
+  EXPECT_EQ(*news.events, first + third);
+  EXPECT_FALSE(more);
+  EXPECT_EQ(hub.TakeJoined(two, kNoLimit).events, news.events);  // the same bytes, not only equal ones
+  EXPECT_NE(*hub.TakeJoined(with_prev, kNoLimit).events, first + third);
+  EXPECT_EQ(*hub.TakeJoined(wide, kNoLimit).events, first + second + third);
+  EXPECT_EQ(*hub.TakeJoined(late, kNoLimit).events, third);
+  EXPECT_EQ(hub.TakeJoined(one, kNoLimit).events, nullptr);
+  EXPECT_EQ(hub.Progress(one), 4);
+  EXPECT_EQ(hub.Progress(two), 4);
+}
+
+TEST_F(Hub, WhatWasSharedIsNotGivenOnceCompactionHasPassedIt) {
+  const uint64_t quick = hub.Add({.key = "a", .range_end = ""});
+  const uint64_t slow = hub.Add({.key = "a", .range_end = ""});
+  Put("a");
+  Put("a");
+  Put("b");
+  ASSERT_NE(hub.TakeJoined(quick, kNoLimit).events, nullptr);
+  source.Compact(4);
+  const WatchNews news = hub.TakeJoined(slow, kNoLimit);
+  EXPECT_EQ(news.events, nullptr);
+  EXPECT_EQ(news.compact_revision, 4);
+  EXPECT_EQ(hub.size(), 1U);
+}
+
 TEST_F(Hub, CatchUpBatchSpansRevisionsWithTheSourcesNumber) {
   const std::string first = Put("a"), second = Put("a"), third = Delete("a");
   Put("b");

@@ -80,8 +80,7 @@ struct History {
 class ReplicaPowerLossRun {
  public:
   ReplicaPowerLossRun(uint64_t seed, Totals* totals)
-      : env_(seed), random_(seed * 104'729 + 11), history_(1 + seed % 4), totals_(totals) {
-  }
+      : env_(seed), random_(seed * 104'729 + 11), history_(1 + seed % 4), totals_(totals) {}
   FaultEnv& env() { return env_; }
 
   // Empty: all promises held.
@@ -134,14 +133,14 @@ class ReplicaPowerLossRun {
       state.commit = std::max(state.commit, applied);
       if (view.last() != last || replica->state() != state) continue;
       const size_t skip = std::min(applied - std::min(applied, view.base), uint64_t{view.entries.size()});
-      if (!std::equal(view.entries.begin() + static_cast<std::ptrdiff_t>(skip), view.entries.end(), log.begin(), log.end()))
+      if (!std::equal(view.entries.begin() + static_cast<std::ptrdiff_t>(skip), view.entries.end(), log.begin(),
+                      log.end()))
         continue;
       totals_->lost += i + 1 < views_.size();
       now_ = view;
       views_ = {now_};
       written_ = view.state;
       now_.state = state;  // it may know more than is written: the next write says so
-  
 
       commit_ = std::max(commit_, state.commit);
       return {};
@@ -266,7 +265,8 @@ class ReplicaPowerLossRun {
       const OwnedEntry& entry = history_.entries[i - 1];
       FASTKV_CHECK(leader->replica()->Append(Views({entry}), nullptr, false).ok());
       const bool change = entry.kind == EntryKind::kConfChange;
-      FASTKV_CHECK(ApplyEntries(leader.get(), {entry}, nullptr, change ? history_.memberships[i].c_str() : nullptr).ok());
+      FASTKV_CHECK(
+          ApplyEntries(leader.get(), {entry}, nullptr, change ? history_.memberships[i].c_str() : nullptr).ok());
     }
     uint64_t made = 0;
     FASTKV_CHECK(leader->Checkpoint(&made).ok() && made == index);
@@ -375,7 +375,7 @@ class ReplicaPowerLossRun {
   Totals* const totals_;
   std::unique_ptr<Db> db_;
   View now_;
-  HardState written_;  // now_.state as the log has it
+  HardState written_;                   // now_.state as the log has it
   std::vector<View> views_ = {View()};  // since the last sync, that one first
   uint64_t durable_ = 0, commit_ = 0, durable_applied_ = 0;
   bool poisoned_ = false, stuck_ = false;

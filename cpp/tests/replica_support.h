@@ -1,4 +1,5 @@
-// What the tests of a replica share: entries that own their bytes, a Db on a disk that can fail, snapshots carried over.
+// What the tests of a replica share: entries that own their bytes, a Db on a disk that can fail, snapshots carried
+// over.
 #pragma once
 
 #include <memory>
@@ -60,7 +61,8 @@ inline Status OpenReplica(Env* env, std::unique_ptr<Db>* db, const std::string& 
   return {};
 }
 
-inline Status AppendAndSync(Db* db, const std::vector<OwnedEntry>& entries, const HardState& state, bool alone = false) {
+inline Status AppendAndSync(Db* db, const std::vector<OwnedEntry>& entries, const HardState& state,
+                            bool alone = false) {
   const std::vector<LogEntry> views = Views(entries);
   FASTKV_RETURN_IF_ERROR(db->replica()->Append(views, &state, alone));
   return db->replica()->Sync();

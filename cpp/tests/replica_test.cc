@@ -105,10 +105,46 @@ TEST_F(ReplicaTest, WatchersAreMatchedBeforeTheResultsAreOut) {
   EXPECT_EQ(looker.ready, std::vector<uint64_t>{watcher});
 }
 
+TEST_F(ReplicaTest, TheFollowerHearsOfEveryMembersCompactionsLeasesAndAlarmsBeforeTheAsker) {
+  struct Listener : ApplyFollower, ApplyObserver {
+    void Followed(uint64_t sequence, std::span<const FollowedCommand> commands) override {
+      for (const FollowedCommand& command : commands) {
+        lines.push_back(std::to_string(sequence) + ": " + std::to_string(command.tag) + "@" +
+                        std::to_string(command.place) + " " + std::to_string(static_cast<int>(command.code)) +
+                        (command.response.empty() ? "" : " answered") +
+                        (command.payload == RevokeBytes(5) ? " of 5" : ""));
+      }
+    }
+    void Applied(uint64_t sequence, std::vector<CommandResult> results) override {
+      lines.push_back("asker of " + std::to_string(sequence) + ": " + std::to_string(results.size()));
+    }
+    std::vector<std::string> lines;
+  } listener;
+  replica_->SetFollower(&listener);
+  replica_->Expect(1, &listener);
+  const std::string put = PutBytes("a", "1");
+  const std::vector<OwnedEntry> entries = {
+      {1, 1, EntryKind::kNormal,
+       BatchOf(kOwnMember, 1, {{kTagPut, put}, {kTagLeaseGrant, GrantBytes(5, 60)}, {kTagPut, put}})},
+      {1, 2, EntryKind::kNormal, BatchOf(8, 9, {{kTagPut, put}, {kTagLeaseRevoke, RevokeBytes(5)}})},
+      {1, 3, EntryKind::kNormal, BatchOf(8, 10, {{kTagPut, put}})},
+      {1, 4, EntryKind::kNormal, BatchOf(kOwnMember, 2, {{kTagCompaction, CompactionBytes(1'000)}})},
+  };
+  ASSERT_TRUE(Commit(db_.get(), entries).ok());
+  EXPECT_EQ(listener.lines,
+            (std::vector<std::string>{"1: 8@1 0 answered", "asker of 1: 3", "0: 9@1 0 answered of 5", "2: 7@0 9"}));
+  replica_->SetFollower(nullptr);
+  ASSERT_TRUE(Commit(db_.get(), {{1, 5, EntryKind::kNormal, BatchOf(8, 11, {{kTagAlarm, AlarmBytes(1, 8, 1)}})}}).ok());
+  EXPECT_EQ(listener.lines.size(), 4u);
+}
+
 TEST_F(ReplicaTest, EntriesComeBackFromTheLogAsTheyWere) {
-  const std::vector<OwnedEntry> entries = {PutEntry(1, 1, "a", "1"), ChangeEntry(1, 2), {2, 3, EntryKind::kEmpty, ""},
+  const std::vector<OwnedEntry> entries = {PutEntry(1, 1, "a", "1"),
+                                           ChangeEntry(1, 2),
+                                           {2, 3, EntryKind::kEmpty, ""},
                                            {3, 4, EntryKind::kEmpty, std::string(16, 'h')},
-                                           PutEntry(3, 5, "b", std::string(9000, 'x')), PutEntry(3, 6, "c", "2")};
+                                           PutEntry(3, 5, "b", std::string(9000, 'x')),
+                                           PutEntry(3, 6, "c", "2")};
   ASSERT_TRUE(AppendAndSync(db_.get(), entries, {3, 2, 0}).ok());
   EXPECT_EQ(LogOf(db_.get()), entries);
   EXPECT_EQ(replica_->state(), (HardState{3, 2, 0}));
@@ -193,11 +229,12 @@ TEST_F(ReplicaTest, ACommitThatDoesNotComeThroughRaftIsRefused) {
 }
 
 TEST_F(ReplicaTest, OpeningAppliesWhatIsCommittedUpToTheFirstChangeOfMembership) {
-  ASSERT_TRUE(AppendAndSync(db_.get(),
-                            {PutEntry(1, 1, "a", "1"), {1, 2, EntryKind::kEmpty, ""}, PutEntry(1, 3, "a", "3"),
-                             PutEntry(1, 4, "a", "4")},
-                            {1, 0, 3})
-                  .ok());
+  ASSERT_TRUE(
+      AppendAndSync(
+          db_.get(),
+          {PutEntry(1, 1, "a", "1"), {1, 2, EntryKind::kEmpty, ""}, PutEntry(1, 3, "a", "3"), PutEntry(1, 4, "a", "4")},
+          {1, 0, 3})
+          .ok());
   Reopen();
   EXPECT_EQ(db_->applied_index(), 3u);
   EXPECT_EQ(ValueOf(db_.get(), "a"), "3");
@@ -286,8 +323,9 @@ TEST_F(ReplicaTest, AMembersDirectoryOpensWithoutRaftOnlyForReading) {
   std::unique_ptr<Db> db;
   EXPECT_EQ(OpenAlone(false, &db).code(), Code::kFormat);  // before anything was written
   Reopen();
-  ASSERT_TRUE(AppendAndSync(db_.get(), {PutEntry(1, 1, "a", "1"), ChangeEntry(1, 2), PutEntry(1, 3, "a", "3"),
-                                        PutEntry(1, 4, "a", "uncommitted")},
+  ASSERT_TRUE(AppendAndSync(db_.get(),
+                            {PutEntry(1, 1, "a", "1"), ChangeEntry(1, 2), PutEntry(1, 3, "a", "3"),
+                             PutEntry(1, 4, "a", "uncommitted")},
                             {1, 0, 3})
                   .ok());
   EXPECT_EQ(OpenAlone(false, &db).code(), Code::kFormat);
@@ -389,7 +427,8 @@ TEST_F(SnapshotTest, WatchersGoOnAreToldOrWaitOn) {
   const auto revisions = [&hub](uint64_t watcher) {
     std::pair<int64_t, int64_t> last;  // revision, compact revision
     for (bool more = true; more;) {
-      for (const WatchBatch& batch : hub.Take(watcher, SIZE_MAX, &more)) last = {batch.revision, batch.compact_revision};
+      for (const WatchBatch& batch : hub.Take(watcher, SIZE_MAX, &more))
+        last = {batch.revision, batch.compact_revision};
     }
     return last;
   };
@@ -453,7 +492,7 @@ TEST_F(SnapshotTest, WhatWasBeingReceivedGoesWithTheProcess) {
   ASSERT_TRUE(env_.List("/data/checkpoint", &names).ok());
   EXPECT_EQ(names.size(), 2u);
   env_.KillProcess();
-  writer.release();  // NOLINT: the process died
+  [[maybe_unused]] static const SnapshotWriter* const died_with_its_process = writer.release();
   Reopen();
   ASSERT_TRUE(env_.List("/data/checkpoint", &names).ok());
   EXPECT_EQ(names.size(), 1u);
@@ -586,7 +625,8 @@ TEST_F(SnapshotTest, ReadersAndWatchersAreNotDisturbed) {
         if (kv.value != std::to_string(answer.revision) || kv.mod_revision != answer.revision) failed = true;
       }
       last = answer.revision;
-      const Code code = db_->store().Range(RangeBytes("k", "m", {.revision = std::max<int64_t>(last - 20, 2)}), &response);
+      const Code code =
+          db_->store().Range(RangeBytes("k", "m", {.revision = std::max<int64_t>(last - 20, 2)}), &response);
       if (code == Code::kOk && ParseRangeAnswer(response).kvs.size() != 2) failed = true;
       if (code != Code::kOk && code != Code::kCompacted && code != Code::kFutureRevision) failed = true;
       uint32_t hash = 0;

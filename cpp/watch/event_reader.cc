@@ -57,7 +57,7 @@ void EventReader::AppendWanted(const Record& record, int64_t compact_revision, s
 }
 
 // Reads what one call of the source gives of [from, to] into batches and moves `done`. False: it is compacted away.
-bool EventReader::ReadSlice(int64_t from, int64_t to, bool live) {
+bool EventReader::ReadSlice(int64_t from, int64_t to, Into into) {
   const EpochGuard guard;
   slice_.clear();
   const int64_t covered = std::min(to, source_->Events(from, to, limits_.slice_records, &slice_));
@@ -67,14 +67,15 @@ bool EventReader::ReadSlice(int64_t from, int64_t to, bool live) {
   for (size_t begin = 0, end = 0; begin < slice_.size(); begin = end) {
     if (Full()) return true;
     const int64_t main = slice_[begin]->main();
-    if (live) batches.push_back({main, {}, 0});
+    if (into == Into::kBatchARevision) batches.push_back({main, {}, 0});
     std::string* events = &batches.back().events;
     const size_t bytes_before = events->size();
     for (end = begin; end < slice_.size() && slice_[end]->main() == main; ++end) {
       AppendWanted(*slice_[end], compact_revision, events);
     }
     bytes_ += events->size() - bytes_before;
-    if (live && events->empty()) batches.pop_back();
+    if (into == Into::kBatchARevision && events->empty()) batches.pop_back();
+    if (into == Into::kOneBatch && events->size() > bytes_before) batches.back().revision = main;
     records_read_ += end - begin;
     done = main;
   }
@@ -82,19 +83,22 @@ bool EventReader::ReadSlice(int64_t from, int64_t to, bool live) {
   return true;
 }
 
-void EventReader::ReadLive(const std::vector<int64_t>& revisions) {
+void EventReader::ReadLive(const std::vector<int64_t>& revisions, bool joined) {
+  if (joined) batches.emplace_back();
   for (size_t begin = 0, end = 0; begin < revisions.size() && !Full(); begin = end) {
     // Neighbouring revisions are read together.
     for (end = begin + 1; end < revisions.size() && revisions[end] == revisions[end - 1] + 1; ++end) {
     }
     done = revisions[begin] - 1;
     while (done < revisions[end - 1] && !Full()) {
-      if (!ReadSlice(done + 1, revisions[end - 1], true)) {
+      if (!ReadSlice(done + 1, revisions[end - 1], joined ? Into::kOneBatch : Into::kBatchARevision)) {
         compacted = true;
-        return;
+        break;
       }
     }
+    if (compacted) break;
   }
+  if (joined && batches.back().events.empty()) batches.pop_back();
 }
 
 void EventReader::CatchUp(int64_t from) {
@@ -103,7 +107,7 @@ void EventReader::CatchUp(int64_t from) {
   while (!Full()) {
     const int64_t to = source_->revision();
     if (done >= to) break;
-    if (!ReadSlice(done + 1, to, false)) {
+    if (!ReadSlice(done + 1, to, Into::kOneBatch)) {
       compacted = true;
       break;
     }

@@ -1,9 +1,10 @@
 // Reads one watcher's events out of the source and encodes them: the lock-free half of WatchHub::Take.
 //
 //   revisions {5, 6, 9} --ReadLive-->  batch(5) batch(6) batch(9)        one batch a revision
+//   revisions {5, 6, 9} --joined--->   batch(5, 6, 9)                    one batch, its revision is the last
 //   from 5              --CatchUp-->   batch(5..now)                     one batch, its revision is the source's
 //
-// Both stop at a whole revision once bytes_max bytes are encoded or scan_records_max records are read.
+// All stop at a whole revision once bytes_max bytes are encoded or scan_records_max records are read.
 //
 // Invariants:
 // - the source is read in slices; an EpochGuard is held for one slice at most.
@@ -26,6 +27,7 @@ struct EventFilter {
   KeyInterval interval;
   bool prev_kv = false, no_put = false, no_delete = false;
 
+  bool operator==(const EventFilter&) const = default;
   bool WantsType(bool tombstone) const { return tombstone ? !no_delete : !no_put; }
 };
 
@@ -37,7 +39,7 @@ class EventReader {
   EventReader(const EventSource* source, const EventFilter& filter, const WatchLimits& limits, size_t bytes_max)
       : source_(source), filter_(filter), limits_(limits), bytes_max_(bytes_max) {}
 
-  void ReadLive(const std::vector<int64_t>& revisions);
+  void ReadLive(const std::vector<int64_t>& revisions, bool joined = false);
   void CatchUp(int64_t from);
 
   std::vector<WatchBatch> batches;
@@ -45,7 +47,8 @@ class EventReader {
   bool compacted = false;  // revision done + 1, which was to be read next, is below the compact revision
 
  private:
-  bool ReadSlice(int64_t from, int64_t to, bool live);
+  enum class Into { kBatchARevision, kOneBatch };
+  bool ReadSlice(int64_t from, int64_t to, Into into);
   void AppendWanted(const Record& record, int64_t compact_revision, std::string* to) const;
   bool Full() const { return (bytes_ > 0 && bytes_ >= bytes_max_) || records_read_ >= limits_.scan_records_max; }
 

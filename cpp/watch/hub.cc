@@ -1,11 +1,14 @@
 #include "watch/hub.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <span>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -17,6 +20,9 @@
 
 namespace fastkv {
 namespace {
+
+constexpr size_t kSharedMax = 4;
+constexpr size_t kSharedBytesMax = 256 << 10;  // of one; larger ones are what a catch-up reads
 
 enum class ReadyState : uint8_t { kIdle, kListed, kHandedOut };
 
@@ -47,9 +53,26 @@ struct Watcher {
   std::list<Watcher*>::iterator ready_place;
 };
 
+// What was pending for a watcher, and what came of it. A watcher has pending all the revisions that its filter matches
+// between the first and the last, so two of equal filters have the same if the ends and the number agree.
+struct Asked {
+  int64_t first = 0, last = 0;
+  size_t count = 0, bytes_max = 0;
+  int64_t compact_revision = 0;  // beyond it there is no prev_kv; at an older one the events may be gone
+
+  bool operator==(const Asked&) const = default;
+};
+struct Shared {
+  Asked asked;
+  EventFilter filter;
+  int64_t done = 0;
+  WatchNews news;
+};
+
 }  // namespace
 
-// Locks are taken in this order: watcher.take_mutex, match_turn, match_mutex, table_mutex, watcher.mutex, ready_mutex.
+// Locks are taken in this order: watcher.take_mutex, match_turn, match_mutex, table_mutex, watcher.mutex, ready_mutex
+// or shared_mutex.
 struct WatchHub::Impl {
   // A mutex that is let go and taken again at once, as Sweep does between slices, starves who else waits for it: so who
   // wants match_mutex queues at match_turn.
@@ -69,13 +92,16 @@ struct WatchHub::Impl {
   void Sweep(int64_t to);
   void Resync(int64_t to);
   std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max, bool* more);
+  WatchNews TakeJoined(uint64_t id, size_t bytes_max, bool* more);
+  bool FindShared(const Watcher& watcher, const Asked& asked, WatchNews* news, int64_t* done);
+  void Share(const Watcher& watcher, const Asked& asked, const WatchNews& news, int64_t done);
   bool Wait(uint64_t id, double timeout_s);
   std::vector<uint64_t> Ready();
   int64_t Progress(uint64_t id);
   void CloseAll();
 
   std::shared_ptr<Watcher> Find(uint64_t id);
-  void Notify(Watcher* watcher, int64_t revision);
+  void Notify(Watcher* watcher, std::span<const Record* const> records);
   bool Settle(Watcher* watcher, int64_t done);
   void MarkReady(Watcher* watcher);
   void MarkIdle(Watcher* watcher);
@@ -97,6 +123,10 @@ struct WatchHub::Impl {
 
   std::mutex ready_mutex;
   std::list<Watcher*> ready;  // exactly those in state kListed
+
+  std::mutex shared_mutex;
+  std::array<Shared, kSharedMax> shared;
+  size_t shared_next = 0;
 };
 
 std::shared_ptr<Watcher> WatchHub::Impl::Find(uint64_t id) {
@@ -168,21 +198,26 @@ void WatchHub::Impl::Cancel(uint64_t id) {
   watcher->wake.notify_all();
 }
 
-// REQUIRES: match_mutex is held.
-void WatchHub::Impl::Notify(Watcher* watcher, int64_t revision) {
-  if (watcher->matched_revision == revision) return;
-  watcher->matched_revision = revision;
+// The watcher's interval holds the key of these records. REQUIRES: match_mutex is held.
+void WatchHub::Impl::Notify(Watcher* watcher, std::span<const Record* const> records) {
   std::lock_guard lock(watcher->mutex);
-  if (!watcher->synced || revision < watcher->next_revision) return;
+  if (!watcher->synced) return;
   std::vector<int64_t>& pending = watcher->pending;
-  if (pending.size() >= limits.pending_max) {
-    watcher->synced = false;  // it is ready already
-    watcher->next_revision = pending.front();
-    std::vector<int64_t>().swap(pending);
-    return;
+  const bool ready_already = !pending.empty();
+  for (const Record* record : records) {
+    const int64_t revision = record->main();
+    if (!watcher->filter.WantsType(record->tombstone()) || watcher->matched_revision == revision) continue;
+    watcher->matched_revision = revision;
+    if (revision < watcher->next_revision) continue;
+    if (pending.size() >= limits.pending_max) {
+      watcher->synced = false;
+      watcher->next_revision = pending.front();
+      std::vector<int64_t>().swap(pending);
+      break;
+    }
+    pending.push_back(revision);
   }
-  pending.push_back(revision);
-  if (pending.size() > 1) return;  // ready already, waiters woken
+  if (ready_already || !watcher->HasSomething()) return;
   MarkReady(watcher);
   watcher->wake.notify_all();
 }
@@ -199,12 +234,13 @@ void WatchHub::Impl::Sweep(int64_t to) {
     slice.clear();
     const int64_t covered = std::min(to, source->Events(from, to, limits.slice_records, &slice));
     FASTKV_CHECK(covered >= from);
-    for (const Record* record : slice) {
-      const int64_t revision = record->main();
-      const bool tombstone = record->tombstone();
-      matcher.Match(record->key(), [this, revision, tombstone](Watcher* watcher) {
-        if (watcher->filter.WantsType(tombstone)) Notify(watcher, revision);
-      });
+    for (size_t begin = 0, end = 0; begin < slice.size(); begin = end) {
+      const std::string_view key = slice[begin]->key();
+      // A key that is written again and again finds its watchers once.
+      for (end = begin + 1; end < slice.size() && slice[end]->key() == key; ++end) {
+      }
+      const std::span<const Record* const> run(slice.data() + begin, end - begin);
+      matcher.Match(key, [this, run](Watcher* watcher) { Notify(watcher, run); });
     }
     swept.store(covered, std::memory_order_release);
   }
@@ -283,6 +319,72 @@ std::vector<WatchBatch> WatchHub::Impl::Take(uint64_t id, size_t bytes_max, bool
   return std::move(reader.batches);
 }
 
+bool WatchHub::Impl::FindShared(const Watcher& watcher, const Asked& asked, WatchNews* news, int64_t* done) {
+  const std::lock_guard lock(shared_mutex);
+  for (const Shared& one : shared) {
+    if (one.asked != asked || one.filter != watcher.filter) continue;
+    *news = one.news;
+    *done = one.done;
+    return true;
+  }
+  return false;
+}
+
+void WatchHub::Impl::Share(const Watcher& watcher, const Asked& asked, const WatchNews& news, int64_t done) {
+  if (news.events == nullptr || news.events->size() > kSharedBytesMax) return;
+  const std::lock_guard lock(shared_mutex);
+  shared[shared_next] = {asked, watcher.filter, done, news};
+  shared_next = (shared_next + 1) % kSharedMax;
+}
+
+WatchNews WatchHub::Impl::TakeJoined(uint64_t id, size_t bytes_max, bool* more) {
+  if (more != nullptr) *more = false;
+  const std::shared_ptr<Watcher> watcher = Find(id);
+  if (watcher == nullptr) return {};
+  std::lock_guard taking(watcher->take_mutex);
+  int64_t next_revision = 0;
+  std::vector<int64_t> pending;
+  const int64_t compact_revision = source->compact_revision();
+  Asked asked;
+  WatchNews news;
+  int64_t done = 0;
+  bool synced = false, found = false;
+  {
+    std::lock_guard lock(watcher->mutex);
+    if (watcher->gone) return {};
+    synced = watcher->synced;
+    next_revision = watcher->next_revision;
+    if (!watcher->pending.empty()) {
+      asked = {watcher->pending.front(), watcher->pending.back(), watcher->pending.size(), bytes_max, compact_revision};
+      found = FindShared(*watcher, asked, &news, &done);
+      if (!found) pending = watcher->pending;
+    }
+  }
+  if (!found) {
+    EventReader reader(source, watcher->filter, limits, bytes_max);
+    if (synced) {
+      reader.ReadLive(pending, /*joined=*/true);
+    } else {
+      reader.CatchUp(next_revision);
+    }
+    if (reader.compacted && reader.batches.empty()) {
+      Cancel(id);
+      return {0, nullptr, source->compact_revision()};
+    }
+    done = reader.done;
+    if (!reader.batches.empty()) {
+      news.revision = reader.batches[0].revision;
+      news.events = std::make_shared<const std::string>(std::move(reader.batches[0].events));
+      if (synced && !reader.compacted && source->compact_revision() == compact_revision) {
+        Share(*watcher, asked, news, done);
+      }
+    }
+  }
+  const bool left = Settle(watcher.get(), done);
+  if (more != nullptr) *more = left;
+  return news;
+}
+
 bool WatchHub::Impl::Wait(uint64_t id, double timeout_s) {
   const std::shared_ptr<Watcher> watcher = Find(id);
   if (watcher == nullptr) return true;
@@ -336,6 +438,9 @@ void WatchHub::Sweep(int64_t to) { impl_->Sweep(to); }
 void WatchHub::Resync(int64_t to) { impl_->Resync(to); }
 std::vector<WatchBatch> WatchHub::Take(uint64_t id, size_t bytes_max, bool* more) {
   return impl_->Take(id, bytes_max, more);
+}
+WatchNews WatchHub::TakeJoined(uint64_t id, size_t bytes_max, bool* more) {
+  return impl_->TakeJoined(id, bytes_max, more);
 }
 bool WatchHub::Wait(uint64_t id, double timeout_s) { return impl_->Wait(id, timeout_s); }
 std::vector<uint64_t> WatchHub::Ready() { return impl_->Ready(); }

@@ -11,7 +11,8 @@
 // - synced means: every matching revision <= swept is pending or taken. Unsynced means: everything below next_revision
 //   is taken, and next_revision <= the source's revision, so there is always something to scan.
 // - an event is encoded when it is taken: two length prefixes around bytes that the record holds already encoded.
-//   (Sharing encoded events was measured: finding one costs as much as encoding it, or more.)
+//   A single one is not shared, finding it would cost as much; what TakeJoined gives is, by all watchers that want the
+//   same of the same revisions: a thousand watchers of one key read and encode a batch once.
 //
 // Starting beside a writer. Revisions become visible in the source first and are swept afterwards, and an Add or a
 // catch-up can fall in between. No revision is lost or repeated, because
@@ -75,6 +76,9 @@ class WatchHub {
   // unknown. Work is bounded: while catching up, {} can also mean "nothing matched so far"; the watcher is then ready
   // again. *more (if asked for): there is more to take or to look at, now.
   std::vector<WatchBatch> Take(uint64_t id, size_t bytes_max, bool* more = nullptr);
+
+  // Take, with everything in one piece, whose bytes watchers of one kind share.
+  WatchNews TakeJoined(uint64_t id, size_t bytes_max, bool* more = nullptr);
 
   // Blocks until Take has something to read, the watcher is gone, or time is up (false). timeout_s <= 0 only looks.
   bool Wait(uint64_t id, double timeout_s);

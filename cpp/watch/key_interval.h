@@ -42,6 +42,8 @@ struct KeyInterval {
     return false;
   }
 
+  bool operator==(const KeyInterval&) const = default;
+
   std::string begin, end;  // end counts only if kBounded
   Kind kind = Kind::kNothing;
 };

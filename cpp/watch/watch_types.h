@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 namespace fastkv {
@@ -18,6 +19,13 @@ struct WatchBatch {
   int64_t revision = 0;          // live: the main revision; catching up: the source's when it was read
   std::string events;            // field 11 of WatchResponse, repeated
   int64_t compact_revision = 0;  // not 0: the watch has ended, compaction has reached this; revision is 0, events empty
+};
+
+// All that a watcher is to be told now, as one: whole revisions, ascending.
+struct WatchNews {
+  int64_t revision = 0;                       // live: the last main revision; catching up: the source's when it was read
+  std::shared_ptr<const std::string> events;  // as WatchBatch::events, perhaps shared with other watchers; null: nothing
+  int64_t compact_revision = 0;               // as in WatchBatch
 };
 
 }  // namespace fastkv

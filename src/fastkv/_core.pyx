@@ -29,7 +29,7 @@ from fastkv._cpp cimport (
     Answers, AppendBytes, AppendPutOp, Backend, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats,
     DeletedOf, EntryKind, EntrySpan, EpochGuard, ForkGeneration, HardState, HubBatch, KeyRange, LeaseInfo, LogEntry,
     MakeBackend, MakeLogLine, OwnedEntry, Record, RecordKeyValue, Replica, SnapshotReader, SnapshotWriter, Status,
-    WatchForks, WatchHub, WatchSpec, kIndexMax, kTermMax, string_view,
+    Validate, WatchForks, WatchHub, WatchSpec, kIndexMax, kTermMax, string_view,
 )
 
 from fastkv import errors
@@ -318,6 +318,14 @@ cdef class NativeEngine:
             "checkpoint_bytes": stats.checkpoint_bytes, "checkpoint_index": stats.checkpoint_index,
             "syncs": stats.syncs, "batches": stats.batches, "commands": stats.commands,
         }
+
+    def sync_times(self):
+        cdef Db* db = self._open()
+        cdef DbStats stats
+        cdef size_t i
+        with nogil:
+            stats = db.GetStats()
+        return [stats.sync_times.count(i) for i in range(15)], stats.sync_times.sum_ns / 1e9
 
     # -- writes -----------------------------------------------------------------------------------------------
 
@@ -693,6 +701,14 @@ cdef class NativeEngine:
         if not status.ok():
             self._raise(status)
 
+    def set_alone(self, cbool on):
+        cdef Replica* replica = self._replica()
+        cdef Status status
+        with nogil:
+            status = replica.SetAlone(on)
+        if not status.ok():
+            self._raise(status)
+
     def log_state(self):
         cdef HardState state = self._replica().state()
         return state.term, state.vote, state.commit
@@ -750,6 +766,12 @@ cdef class NativeEngine:
             status = replica.Sync()
         if not status.ok():
             self._raise(status)
+
+    def validate(self, uint64_t tag, payload):
+        cdef Db* db = self._open()
+        self._replica()
+        payload = _owned(payload)
+        return <int>Validate(tag, _view(payload), db.limits())
 
     def apply(self, entries, membership=None):
         cdef Replica* replica = self._replica()

@@ -37,6 +37,12 @@ cdef extern from "base/status.h" namespace "fastkv" nogil:
         const string& message()
 
 
+cdef extern from "base/time_histogram.h" namespace "fastkv" nogil:
+    cdef cppclass TimeHistogram:
+        uint64_t count(size_t)
+        uint64_t sum_ns
+
+
 cdef extern from "base/fork.h" namespace "fastkv" nogil:
     uint64_t ForkGeneration()
     void WatchForks()
@@ -81,6 +87,8 @@ cdef extern from "mvcc/store.h" namespace "fastkv" nogil:
     cdef cppclass Limits:
         int64_t max_txn_ops
         int64_t max_request_bytes
+
+    Code Validate(uint64_t, string_view, const Limits&) except +
 
     cdef cppclass LeaseInfo "fastkv::Store::LeaseInfo":
         int64_t id
@@ -213,6 +221,7 @@ cdef extern from "db/replica.h" namespace "fastkv" nogil:
         Status Append(EntrySpan, const HardState*, cbool) except +
         Status Sync() except +
         HardState state() except +
+        Status SetAlone(cbool) except +
         uint64_t first_index() except +
         uint64_t last_index() except +
         Status Term(uint64_t, uint64_t*) except +
@@ -252,6 +261,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         uint64_t syncs
         uint64_t batches
         uint64_t commands
+        TimeHistogram sync_times
 
     cdef cppclass Db:
         @staticmethod
@@ -259,6 +269,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         Store& store()
         WatchHub& hub()
         Replica* replica()
+        const Limits& limits()
         Status Commit(CommandSpan, vector[CommandResult]*) except +
         Status CommitOne(uint64_t, string_view, CommandResult*) except +
         Status Put(string_view, string_view, int64_t, CommandResult*) except +

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,15 @@ from fastkv.rpc.wire import Message, bytes_field, int_field, message_field
 
 DEADLINE_S = 30.0
 SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+INSECURELY = "serving client traffic insecurely; this is strongly discouraged!"
+SECURELY = "serving client traffic securely"
+CHANNEL_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
 
 KV, WATCH, LEASE = "etcdserverpb.KV", "etcdserverpb.Watch", "etcdserverpb.Lease"
 CLUSTER, MAINTENANCE, HEALTH = "etcdserverpb.Cluster", "etcdserverpb.Maintenance", "grpc.health.v1.Health"
@@ -66,15 +75,21 @@ def run_cli(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
 class NodeProcess:
     """
     `fastkv serve` on a port that the kernel chose. program: Python that runs first, with the Python engine, to make
-    something fail or hang.
+    something fail or hang. credentials: the node serves TLS (flags say with what), and `channel` trusts and shows
+    these.
     """
 
-    def __init__(self, data_dir: Path, *flags: str, program: str = "") -> None:
+    def __init__(
+        self, data_dir: Path, *flags: str, program: str = "", credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         self.data_dir = data_dir
         self.lines: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._ended = False
-        urls = ("--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:2379")
+        urls = [f"--listen-client-urls={'https' if credentials else 'http'}://127.0.0.1:0"]
+        if any(flag.startswith("--listen-client-urls=") for flag in flags):
+            urls.clear()
+        urls.append("--advertise-client-urls=http://127.0.0.1:2379")
         arguments = command("serve", f"--data-dir={data_dir}", *urls, *flags)
         if program:
             arguments[1:3] = ["-c", f"{program}\nfrom fastkv.cli.main import main\nmain()"]
@@ -92,15 +107,11 @@ class NodeProcess:
         running = self.wait_log("starting an etcd server")["front"]
         for flag in flags:
             assert not flag.startswith("--front=") or flag == f"--front={running}", f"{running} runs, not {flag}"
-        self.address: str = self.wait_log("serving client traffic insecurely; this is strongly discouraged!")["address"]
-        self.channel = grpc.insecure_channel(
-            self.address,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-            ],
+        self.address: str = self.wait_log(SECURELY if credentials else INSECURELY)["address"]
+        self.channel = (
+            grpc.secure_channel(self.target, credentials, CHANNEL_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(self.target, CHANNEL_OPTIONS)
         )
 
     def _read_log(self) -> None:
@@ -114,16 +125,25 @@ class NodeProcess:
             self._ended = True
             self._news.notify_all()
 
-    def wait_log(self, message: str) -> dict[str, Any]:
-        """The first log line with that message."""
+    @property
+    def target(self) -> str:
+        """As grpc names it."""
+        return f"unix:{self.address}" if "/" in self.address else self.address
+
+    def wait_log(self, message: str, since: int = 0) -> dict[str, Any]:
+        """The first log line with that message, from the line `since` on."""
+        return self.wait_line(lambda line: line["msg"] == message, since, message)
+
+    def wait_line(self, wanted: Callable[[dict[str, Any]], bool], since: int = 0, name: str = "") -> dict[str, Any]:
+        """The first wanted log line, from the line `since` on."""
         deadline = time.monotonic() + DEADLINE_S
         with self._news:
             while True:
-                for line in self.lines:
-                    if line["msg"] == message:
+                for line in self.lines[since:]:
+                    if wanted(line):
                         return line
                 if self._ended or not self._news.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"no log line {message!r} in {self.lines}")
+                    raise AssertionError(f"no log line {name!r} in {self.lines}")
 
     def call(self, service: str, method: str, request: bytes = b"") -> Answer:
         """One unary call."""

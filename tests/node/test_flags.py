@@ -9,8 +9,11 @@ import pytest
 from fastkv.cli.serve import go_dialect
 from fastkv.server.config import Config, ConfigError, UsageError, from_command_line
 from fastkv.server.flags import FLAGS, GROUPS, parse_bool, parse_duration_s, parse_int, parse_urls, parse_value
+from fastkv.server.gates import parse_gates
 from node.harness import environment, run_cli
 
+INVALID_GATE = 'invalid value "%s" for flag -feature-gates: %s'
+NO_PAIR = "TLS key/cert (--cert-file, --key-file) must be provided for"
 INVALID_URL = 'invalid value "%s" for flag -listen-client-urls: '
 
 
@@ -90,23 +93,61 @@ def test_every_default_can_be_read() -> None:
             {"v2_deprecation": "not-yet"},
             'invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"',
         ),
-        ({"cert_file": "x"}, "--cert-file: fastkv does not have TLS yet; start it without this flag"),
-        (
-            {"auto_compaction_retention": "1"},
-            "--auto-compaction-retention: fastkv does not have automatic compaction yet; start it without this flag",
-        ),
+        ({"auto_compaction_mode": ""}, "undefined auto-compaction-mode"),
+        ({"auto_compaction_retention": "-1h"}, "--auto-compaction-retention must not be negative (set to -1h)"),
+        ({"compact_hash_check_time": "0s"}, "--compact-hash-check-time must be >0 (set to 0s)"),
+        ({"compact_hash_check_time": "-90s"}, "--compact-hash-check-time must be >0 (set to -1m30s)"),
+        ({"corrupt_check_time": "-1s"}, "--corrupt-check-time must not be negative (set to -1s)"),
+        ({"cert_file": "x"}, "KeyFile and CertFile must both be present[key: , cert: x]"),
         (
             {"initial_cluster": "a=http://127.0.0.1:1,b=http://127.0.0.1:2"},
             "--initial-cluster names 2 members; fastkv does not have clusters of more than one yet",
         ),
         (
             {"listen_client_urls": "https://127.0.0.1:1", "advertise_client_urls": "https://127.0.0.1:1"},
-            "--listen-client-urls: fastkv does not have TLS yet; https://127.0.0.1:1 cannot be served",
+            f"{NO_PAIR} client url https://127.0.0.1:1 with HTTPS scheme",
         ),
-        ({"feature_gates": "Nope=true"}, "unrecognized feature gate: Nope"),
+        (
+            {"feature_gates": "Nope=true"},
+            'invalid value "Nope=true" for flag -feature-gates: unrecognized feature gate: Nope',
+        ),
+        (
+            {"feature_gates": "CompactHashCheck"},
+            'invalid value "CompactHashCheck" for flag -feature-gates: missing bool value for CompactHashCheck',
+        ),
+        (
+            {"feature_gates": "CompactHashCheck=maybe"},
+            INVALID_GATE % ("CompactHashCheck=maybe", "invalid value of CompactHashCheck=maybe, ")
+            + 'err: strconv.ParseBool: parsing "maybe": invalid syntax',
+        ),
+        ({"key_file": "x"}, "KeyFile and CertFile must both be present[key: x, cert: ]"),
+        ({"tls_min_version": "TLS1.1"}, 'unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)'),
+        (
+            {"tls_min_version": "TLS1.3", "tls_max_version": "TLS1.2"},
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            {"tls_min_version": "TLS1.3", "cipher_suites": "TLS_RSA_WITH_AES_128_CBC_SHA"},
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        ({"cipher_suites": "FOO"}, 'unexpected TLS cipher suite "FOO"'),
+        ({"cipher_suites": ""}, 'unexpected TLS cipher suite ""'),
+        (
+            {"auto_tls": "true", "self_signed_cert_validity": "0"},
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+        (
+            {"peer_cert_allowed_cn": "a", "peer_cert_allowed_hostname": "b"},
+            "AllowedCN and AllowedHostname are mutually exclusive (cns=['a'], hostnames=['b'])",
+        ),
+        ({"client_cert_allowed_cn": "a"}, "flag provided but not defined: -client-cert-allowed-cn"),
         (
             {"feature_gates": "AllAlpha=1"},
-            "--feature-gates=AllAlpha=1: fastkv does not have every alpha feature yet; leave the gate out",
+            "--feature-gates=AllAlpha=1: LeaseCheckpoint: fastkv does not have checkpointing of leases yet",
+        ),
+        (
+            {"feature_gates": "LeaseCheckpointPersist=true"},
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
         ),
     ],
 )
@@ -118,7 +159,8 @@ def test_what_has_no_effect_is_accepted_and_noted() -> None:
     made = config(
         snapshot_count="5", heartbeat_interval="50", pre_vote="true", experimental_initial_corrupt_check="true"
     )
-    assert [fields["flag"] for _, fields in made.notes] == ["snapshot-count", "heartbeat-interval"]
+    noted = [name for _, fields in made.notes for field, name in fields.items() if field != "reason"]
+    assert noted == ["snapshot-count", "heartbeat-interval", "InitialCorruptCheck"]
     assert config(experimental_watch_progress_notify_interval="5s").progress_interval_s == 5.0
     assert config(vv="1").notes == (("deprecated flag is ignored", {"flag": "vv"}),)
 
@@ -208,3 +250,44 @@ def test_version_has_four_lines_and_help_names_every_flag() -> None:
     assert shown.returncode == 0
     assert all(f"--{name} " in shown.stdout for name in FLAGS)
     assert environment(ETCD_X="1")["ETCD_X"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("mode", "retention", "period_s", "revisions"),
+    [
+        ("periodic", "0", 0, 0),
+        ("periodic", "", 0, 0),
+        ("periodic", "24", 24 * 3600, 0),
+        ("periodic", "10m", 600, 0),
+        ("periodic", "1h30m", 5400, 0),
+        ("revision", "1000", 0, 1000),
+        ("revision", "2us", 0, 2000),  # a duration, of which etcd takes the nanoseconds
+    ],
+)
+def test_retention_is_read_as_etcd_reads_it(mode: str, retention: str, period_s: float, revisions: int) -> None:
+    made = config(auto_compaction_mode=mode, auto_compaction_retention=retention)
+    assert (made.compaction_period_s, made.compaction_revisions) == (period_s, revisions)
+
+
+@pytest.mark.parametrize(
+    ("retention", "reason"),
+    [
+        ("abc", 'time: invalid duration "abc"'),
+        ("-1", 'time: missing unit in duration "-1"'),
+        ("1.5", 'time: missing unit in duration "1.5"'),
+        ("5x", 'time: unknown unit "x" in duration "5x"'),
+    ],
+)
+def test_a_retention_that_is_none_is_fatal(retention: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match="discovery failed") as caught:
+        config(auto_compaction_retention=retention)
+    assert caught.value.level == "fatal"
+    assert caught.value.fields == {"error": f"error parsing CompactionRetention: {reason}"}
+
+
+def test_gates_by_stage_by_name_and_by_their_old_flags() -> None:
+    assert parse_gates("")["FastLeaseKeepAlive"] and not parse_gates("")["CompactHashCheck"]
+    by_stage = parse_gates("AllAlpha=true,LeaseCheckpoint=false,FastLeaseKeepAlive=false")
+    assert by_stage["CompactHashCheck"] and not by_stage["LeaseCheckpoint"] and not by_stage["FastLeaseKeepAlive"]
+    made = config(experimental_compact_hash_check_enabled="true", feature_gates="StopGRPCServiceOnDefrag=true")
+    assert [fields["gate"] for _, fields in made.notes] == ["CompactHashCheck", "StopGRPCServiceOnDefrag"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastkv.engine import PUT, TXN
 from fastkv.python.wire import varint
+from fastkv.server.downgrade import Downgrade
 from fastkv.server.quota import Quota, cost
 from node.harness import (
     CLUSTER,
@@ -191,3 +194,42 @@ def test_the_quota_looks_at_the_store_now_and_then_and_near_the_limit() -> None:
     time_s, used = 1.0, 999_999
     assert quota.is_exceeded_by(PUT, put)
     assert not Quota(0, lambda: {"memory_bytes": 1 << 60}).is_exceeded_by(PUT, put)
+
+
+def test_a_downgrade_is_validated_enabled_reported_and_cancelled(start_node) -> None:
+    """What etcd 3.7.3 answers."""
+    node = start_node()
+
+    def ask(action: int, version: bytes = b"") -> tuple[int, str]:
+        answer = node.call(MAINTENANCE, "Downgrade", int_field(1, action) + bytes_field(2, version))
+        return answer.code, answer.text or answer.message.data(2).decode()
+
+    validate, enable, cancel = 0, 1, 2
+    for version in (b"3.6", b"3.6.0", b"3.6.9-rc.1", b"3.06.0"):
+        assert ask(validate, version) == (0, "3.7")
+    for version in (b"3.7", b"3.8", b"3.5", b"2.6"):
+        assert ask(validate, version) == (3, "etcdserver: invalid downgrade target version")
+    for version in (b"", b"abc", b"3", b"3.6.1.2", b"v3.6.0"):
+        assert ask(enable, version) == (3, "etcdserver: wrong downgrade target version format")
+    assert ask(cancel) == (0, "3.7")
+    assert node.wait_log("failed to cancel downgrade")["error"] == "etcdserver: no inflight downgrade job"
+    assert ask(enable, b"3.6.1") == (0, "3.7")
+    info = Message(node.ok(MAINTENANCE, "Status").data(13))
+    assert (info.number(1), info.data(2)) == (1, b"3.6.0")
+    assert ask(enable, b"3.6") == (9, "etcdserver: cluster has a downgrade job in progress")
+    assert ask(cancel) == (0, "3.7")
+    assert node.ok(MAINTENANCE, "Status").data(13) == b""
+    assert node.call(MAINTENANCE, "Downgrade", bytes_field(2, b"\xff")).code == 13
+
+
+def test_the_reported_versions_follow_a_downgrade() -> None:
+    later: list[Callable[[], None]] = []
+    job = Downgrade(lambda _, function: later.append(function))
+    job.enable("3.6")
+    assert (job.cluster_version, job.target_version) == ("3.7.0", "3.6.0")
+    later.pop()()
+    assert job.cluster_version == "3.6.0"
+    job.cancel()
+    assert (job.cluster_version, job.target_version) == ("3.6.0", "")
+    later.pop()()
+    assert job.cluster_version == "3.7.0"

@@ -18,6 +18,7 @@ import click
 from fastkv.cli.main import exit_for_missing
 from fastkv.server.config import Config, ConfigError, UsageError, from_command_line
 from fastkv.server.flags import FLAGS, LEGACY, help_text
+from fastkv.server.gates import BY_OLD_FLAG
 from fastkv.server.log import open_log
 from fastkv.server.version import version_lines
 
@@ -80,7 +81,7 @@ def fail_usage(text: str) -> NoReturn:
 
 
 def _options() -> list[click.Parameter]:
-    names = [*FLAGS, *sorted(LEGACY), *(f"experimental-{name}" for name in ("initial-corrupt-check", *FLAGS))]
+    names = [*FLAGS, *sorted(LEGACY), *BY_OLD_FLAG, *(f"experimental-{name}" for name in FLAGS)]
     options: list[click.Parameter] = [
         click.Option([f"--{name}", name.replace("-", "_")], hidden=True) for name in names
     ]

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from fastkv.errors import GrpcCode
 from fastkv.rpc.calls import Context
-from fastkv.rpc.status import RpcError, malformed
+from fastkv.rpc.status import RpcError, text_field
 from fastkv.rpc.wire import Message, int_field, message_field
 from fastkv.server.node import Node
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 
-def _service(request: bytes, is_stream: bool) -> str:
-    try:
-        return Message(request).data(1).decode()
-    except UnicodeDecodeError:
-        raise malformed(is_stream, "string field contains invalid UTF-8") from None
-
-
 async def check(node: Node, request: bytes) -> bytes:
-    if _service(request, is_stream=False):
+    if text_field(Message(request), 1):
         raise RpcError(GrpcCode.NOT_FOUND, "unknown service")
     return int_field(1, NOT_SERVING if node.stopping.is_set() else SERVING)
 
@@ -30,7 +23,7 @@ async def list_(node: Node, request: bytes) -> bytes:
 
 
 async def watch(node: Node, request: bytes, context: Context) -> None:
-    known = not _service(request, is_stream=True)
+    known = not text_field(Message(request), 1, is_stream=True)
     await context.write(int_field(1, SERVING if known else SERVICE_UNKNOWN))
     await node.stopping.wait()
     if known:

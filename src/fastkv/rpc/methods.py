@@ -6,7 +6,7 @@ A method of etcd's API that is not there yet has its own UNIMPLEMENTED text.
 
 from __future__ import annotations
 
-from fastkv.rpc import cluster, health, kv, lease, maintenance, watch
+from fastkv.rpc import cluster, election, health, kv, lease, lock, maintenance, watch
 
 UNARY = {
     "etcdserverpb.KV": kv.UNARY,
@@ -14,8 +14,14 @@ UNARY = {
     "etcdserverpb.Cluster": cluster.UNARY,
     "etcdserverpb.Maintenance": maintenance.UNARY,
     "grpc.health.v1.Health": health.UNARY,
+    "v3electionpb.Election": election.UNARY,
+    "v3lockpb.Lock": lock.UNARY,
 }
-SERVER_STREAMING = {"etcdserverpb.KV": kv.SERVER_STREAMING, "grpc.health.v1.Health": health.SERVER_STREAMING}
+SERVER_STREAMING = {
+    "etcdserverpb.KV": kv.SERVER_STREAMING,
+    "grpc.health.v1.Health": health.SERVER_STREAMING,
+    "v3electionpb.Election": election.SERVER_STREAMING,
+}
 BIDIRECTIONAL = {"etcdserverpb.Lease": lease.BIDIRECTIONAL, "etcdserverpb.Watch": watch.BIDIRECTIONAL}
 AUTH = (
     "AuthEnable",
@@ -37,9 +43,6 @@ AUTH = (
     "RoleRevokePermission",
 )
 ABSENT = {
-    "etcdserverpb.Cluster": cluster.ABSENT,
     "etcdserverpb.Maintenance": maintenance.ABSENT,
     "etcdserverpb.Auth": AUTH,
-    "v3lockpb.Lock": ("Lock", "Unlock"),
-    "v3electionpb.Election": ("Campaign", "Proclaim", "Leader", "Observe", "Resign"),
 }

@@ -12,10 +12,15 @@ Invariants:
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fastkv.server.flags import FLAGS, GATES, LEGACY, Value, parse_bool, parse_value, split_url
+from fastkv.server import tls_config
+from fastkv.server.flags import FLAGS, LEGACY, Value, go_duration_s, parse_value, split_url
+from fastkv.server.gates import BY_OLD_FLAG, GATES, contradiction, parse_gates
+from fastkv.server.log import go_duration
+from fastkv.server.tls_config import TlsConfig
 
 ELECTION_TIMEOUT_MAX_MS = 50_000
 QUOTA_DEFAULT_BYTES = 2 << 30
@@ -49,10 +54,19 @@ class Config(NamedTuple):
     listen_client_urls: tuple[str, ...]
     advertise_client_urls: tuple[str, ...]
     peer_urls: tuple[str, ...]
+    listen_peer_urls: tuple[str, ...]
     initial_cluster: str
     initial_cluster_state: str
     initial_cluster_token: str
+    force_new_cluster: bool
+    strict_reconfig_check: bool
+    max_learners: int
+    pre_vote: bool
+    hurry_first_election: bool
+    heartbeat_interval_ms: int
     election_timeout_ms: int
+    snapshot_count: int
+    snapshot_catchup_entries: int
     quota_bytes: int
     max_txn_ops: int
     max_request_bytes: int
@@ -63,6 +77,8 @@ class Config(NamedTuple):
     reuse_port: bool
     compaction_batch_limit: int
     compaction_sleep_s: float
+    compaction_period_s: float  # automatic compaction: at most one of the two
+    compaction_revisions: int
     progress_interval_s: float
     warning_request_s: float
     warning_apply_s: float
@@ -72,11 +88,23 @@ class Config(NamedTuple):
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
+    listen_metrics_urls: tuple[str, ...]
+    client_tls: TlsConfig
+    peer_tls: TlsConfig
     notes: tuple[tuple[str, dict[str, object]], ...]  # warnings to log once the log is open
 
     @property
     def election_timeout_s(self) -> float:
         return self.election_timeout_ms / 1000
+
+    @property
+    def election_ticks(self) -> int:
+        return self.election_timeout_ms // self.heartbeat_interval_ms
+
+    @property
+    def initial_members(self) -> dict[str, tuple[str, ...]]:
+        """Name -> peer URLs."""
+        return parse_cluster(self.initial_cluster)
 
     @property
     def lease_ttl_min_s(self) -> int:
@@ -106,19 +134,22 @@ def from_command_line(given: Mapping[str, str], environment: Mapping[str, str]) 
 
 def _current_names(given: Mapping[str, str], notes: list[tuple[str, dict[str, object]]]) -> dict[str, str]:
     texts: dict[str, str] = {}
+    old_gates: list[str] = []
     for name, text in given.items():
         plain = name.removeprefix("experimental-")
         if name in FLAGS:
             texts[name] = text
         elif name in LEGACY:
             notes.append(("deprecated flag is ignored", {"flag": name}))
-        elif name == "experimental-initial-corrupt-check":
-            texts["feature-gates"] = f"InitialCorruptCheck={text}"
+        elif name in BY_OLD_FLAG:
+            old_gates.append(f"{BY_OLD_FLAG[name]}={text}")
         elif name != plain and plain in FLAGS:
             notes.append(("--experimental flags were removed in v3.7; use the flag without the prefix", {"flag": name}))
             texts[plain] = text
         else:
             raise UsageError(f"flag provided but not defined: -{name}")
+    if old_gates:
+        texts["feature-gates"] = ",".join(filter(None, (*old_gates, texts.get("feature-gates"))))
     return texts
 
 
@@ -163,15 +194,14 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         raise ConfigError(f"unknown log format: {text('log-format')}, supported values json, console")
     if text("log-level") not in LOG_LEVELS:
         raise ConfigError(f'unrecognized level: "{text("log-level")}"')
-    for name in ("listen-peer-urls", "listen-client-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "listen-metrics-urls"):
         for url in urls(name):
             _check_bind(url)
-    for name in ("listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
         if not urls(name):
             raise ConfigError(f"--{name} must not be empty")
-    if secure := [url for url in urls("listen-client-urls") if split_url(url).scheme in ("https", "unixs")]:
-        raise ConfigError(f"--listen-client-urls: fastkv does not have TLS yet; {secure[0]} cannot be served")
-    _check_gates(text("feature-gates"))
+    client_tls, peer_tls = _tls(typed, "cipher-suites" in values, notes)
+    _check_gates(text("feature-gates"), notes)
 
     heartbeat_ms, election_ms = number("heartbeat-interval"), number("election-timeout")
     if heartbeat_ms == 0:
@@ -189,18 +219,17 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         )
     if "listen-client-urls" in values and "advertise-client-urls" not in values:
         raise ConfigError("--advertise-client-urls is required when --listen-client-urls is set explicitly")
-    if text("auto-compaction-mode") not in ("periodic", "revision"):
-        raise ConfigError(f'unknown auto-compaction-mode "{text("auto-compaction-mode")}"')
+    retention = _check_retention(text("auto-compaction-mode"), text("auto-compaction-retention"))
+    if (check_s := seconds("compact-hash-check-time")) <= 0:
+        raise ConfigError(f"--compact-hash-check-time must be >0 (set to {go_duration(check_s)})")
+    if (check_s := seconds("corrupt-check-time")) < 0:
+        raise ConfigError(f"--corrupt-check-time must not be negative (set to {go_duration(check_s)})")
 
     name, peer_urls = text("name"), urls("initial-advertise-peer-urls")
     initial_cluster = text("initial-cluster")
     if "initial-cluster" not in values:
         initial_cluster = ",".join(f"{name}={url}" for url in peer_urls)
-    members = parse_cluster(initial_cluster)
-    if len(members) > 1:
-        raise ConfigError(
-            f"--initial-cluster names {len(members)} members; fastkv does not have clusters of more than one yet"
-        )
+    parse_cluster(initial_cluster)
 
     quota = number("quota-backend-bytes")
     return Config(
@@ -209,10 +238,19 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         listen_client_urls=urls("listen-client-urls"),
         advertise_client_urls=urls("advertise-client-urls"),
         peer_urls=peer_urls,
+        listen_peer_urls=urls("listen-peer-urls"),
         initial_cluster=initial_cluster,
         initial_cluster_state=text("initial-cluster-state"),
         initial_cluster_token=text("initial-cluster-token"),
+        force_new_cluster=on("force-new-cluster"),
+        strict_reconfig_check=on("strict-reconfig-check"),
+        max_learners=number("max-learners"),
+        pre_vote=on("pre-vote"),
+        hurry_first_election=on("initial-election-tick-advance"),
+        heartbeat_interval_ms=heartbeat_ms,
         election_timeout_ms=election_ms,
+        snapshot_count=number("snapshot-count"),
+        snapshot_catchup_entries=number("snapshot-catchup-entries"),
         quota_bytes=quota if quota > 0 else 0 if quota < 0 else QUOTA_DEFAULT_BYTES,
         max_txn_ops=number("max-txn-ops"),
         max_request_bytes=number("max-request-bytes"),
@@ -223,6 +261,8 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         reuse_port=on("socket-reuse-port"),
         compaction_batch_limit=max(1, number("compaction-batch-limit")),
         compaction_sleep_s=seconds("compaction-sleep-interval"),
+        compaction_period_s=retention if text("auto-compaction-mode") == "periodic" else 0.0,
+        compaction_revisions=int(retention) if text("auto-compaction-mode") == "revision" else 0,
         progress_interval_s=max(seconds("watch-progress-notify-interval"), PROGRESS_INTERVAL_MIN_S),
         warning_request_s=seconds("warning-unary-request-duration"),
         warning_apply_s=seconds("warning-apply-duration"),
@@ -232,8 +272,33 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),
+        listen_metrics_urls=urls("listen-metrics-urls"),
+        client_tls=client_tls,
+        peer_tls=peer_tls,
         notes=tuple(notes),
     )
+
+
+def _tls(typed: _Typed, suites_given: bool, notes: list[tuple[str, dict[str, object]]]) -> tuple[TlsConfig, TlsConfig]:
+    """What the client port and the peer port shall do."""
+    suites = typed.text("cipher-suites").split(",") if suites_given else None
+    years = typed.number("self-signed-cert-validity")
+    try:
+        shared = tls_config.common(typed.text("tls-min-version"), typed.text("tls-max-version"), suites)
+        client = tls_config.client_port(shared, typed.text, typed.on, years)
+        peer = tls_config.peer_port(shared, typed.text, typed.on, years)
+        for url in typed.urls("listen-client-urls"):
+            for warning in tls_config.check_url(url, client, "--cert-file, --key-file", "client"):
+                notes.append((warning, {"client-url": url}))
+        for url in typed.urls("listen-metrics-urls"):
+            if not url.startswith("http:"):
+                tls_config.check_url(url, client, "--cert-file, --key-file", "metrics")
+        for url in typed.urls("listen-peer-urls"):
+            for warning in tls_config.check_url(url, peer, "--peer-cert-file, --peer-key-file", "peer"):
+                notes.append((warning, {"peer-url": url}))
+    except ValueError as reason:
+        raise ConfigError(str(reason)) from None
+    return client, peer
 
 
 class _Typed:
@@ -281,19 +346,35 @@ def _check_bind(url: str) -> None:
         raise ConfigError(f"expected IP in URL for binding ({url})") from None
 
 
-def _check_gates(text: str) -> None:
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        gate, equals, word = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"missing bool value for {gate}")
-        if gate not in GATES:
-            raise ConfigError(f"unrecognized feature gate: {gate}")
-        try:
-            wanted = parse_bool(word)
-        except ValueError:
-            raise ConfigError(f"invalid value of {gate}={word}, err: parse error") from None
-        if wanted and GATES[gate][1]:
-            raise ConfigError(f"--feature-gates={pair}: fastkv does not have {GATES[gate][1]} yet; leave the gate out")
+def _check_retention(mode: str, text: str) -> float:
+    """Seconds, or revisions."""
+    if mode not in ("periodic", "revision"):
+        raise ConfigError(f'unknown auto-compaction-mode "{mode}"' if mode else "undefined auto-compaction-mode")
+    try:
+        retention = float(int(text)) if re.fullmatch(r"\+?[0-9]+", text) else None
+        if retention is not None:
+            return retention * 3600 if mode == "periodic" else retention
+        retention = go_duration_s(text or "0")
+    except ValueError as reason:
+        raise ConfigError("discovery failed", "fatal", error=f"error parsing CompactionRetention: {reason}") from None
+    if retention < 0:
+        raise ConfigError(f"--auto-compaction-retention must not be negative (set to {text})")
+    # Of a duration etcd takes the nanoseconds for revisions.
+    return retention if mode == "periodic" else round(retention * 1e9)
+
+
+def _check_gates(text: str, notes: list[tuple[str, dict[str, object]]]) -> None:
+    try:
+        on = parse_gates(text)
+    except ValueError as reason:
+        raise UsageError(f'invalid value "{text}" for flag -feature-gates: {reason}') from None
+    if why_not := contradiction(on):
+        raise ConfigError(why_not)
+    for name, gate in GATES.items():
+        if on[name] and gate.absent:
+            raise ConfigError(f"--feature-gates={text}: {name}: fastkv does not have {gate.absent} yet")
+        if on[name] and gate.note:
+            notes.append(("feature gate has no effect", {"gate": name, "reason": gate.note}))
 
 
 def parse_cluster(text: str) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """
 The grpcio front end's client port: gRPC and HTTP/1.1 on one socket, told apart by the first bytes.
 
-    client --"PRI * HTTP/2.0..."--> relay --unix socket, mode 0700 directory--> grpcio
-    client --anything else--------> HttpConnection
+    client [--TLS--] --"PRI * HTTP/2.0..."--> relay --unix socket, mode 0700 directory--> grpcio
+    client [--TLS--] --anything else--------> HttpConnection
 
 grpcio listens for itself and cannot be handed a connection, so its bytes are relayed through a socket that only this
 user can reach. The relay copies and never interprets; it stops reading from one side while the other is behind.
@@ -16,22 +16,28 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
 from fastkv.rpc.services import Services
+from fastkv.server.call_counts import CallCounts
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
+from fastkv.server.listeners import Acceptor, Listener, close
+from fastkv.server.metrics import Metrics
 from fastkv.server.node import Node
+from fastkv.server.tls import Contexts
+from fastkv.server.tls_config import TlsConfig
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FIRST_BYTES_TIMEOUT_S = 300.0
 RELAY_BYTES = 256 << 10
-BACKLOG = 1024
+# Who can speak HTTP/1.1 is no gRPC client (those offer h2 alone) but a browser or curl, and gets it.
+ALPN = ("http/1.1", "h2")
 STOP_GRACE_S = 0.5
 # Above etcd's limit by far: requests between the two get etcd's own text, this one only bounds memory.
 RECEIVE_BYTES_FACTOR = 16
@@ -42,51 +48,35 @@ class Front:
 
     name = "grpcio"
 
-    def __init__(self, node: Node, listeners: list[socket.socket]) -> None:
+    def __init__(self, node: Node, listeners: list[Listener]) -> None:
         self._node = node
         self._listeners = listeners
-        self._paths = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
         self._directory = Path(tempfile.mkdtemp(prefix="fastkv-"))
         self._socket_path = str(self._directory / "grpc.sock")
-        self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
-        self._grpc = grpc.aio.server(options=_options(node.config))
+        self._acceptors: list[Acceptor] = []
+        self._counts = CallCounts()
+        node.render_metrics = Metrics(node, self._counts).render
+        self._grpc = grpc.aio.server(interceptors=[self._counts], options=_options(node.config))
         self._grpc.add_generic_rpc_handlers((Services(node),))
         self._grpc.add_insecure_port(f"unix:{self._socket_path}")
 
-    async def serve(self) -> None:
+    async def serve(self, tls: TlsConfig) -> None:
         """From now on clients are answered."""
+        speaks_tls = any(listener.tls for listener in self._listeners)
+        contexts = Contexts(tls, ALPN, self._node.log) if speaks_tls else None
         await self._grpc.start()
         for listener in self._listeners:
-            self._servers.append(
-                await asyncio.start_server(self._connected, sock=listener, backlog=BACKLOG, limit=RELAY_BYTES)
-            )
+            self._acceptors.append(Acceptor(listener, contexts, self._serve, self._node.log, RELAY_BYTES))
 
     async def close(self) -> None:
         """Accept nothing more, let calls under way end within STOP_GRACE_S, then cut."""
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            await acceptor.stop()
         await self._grpc.stop(STOP_GRACE_S)
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        for listener in self._listeners:
-            listener.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for acceptor in self._acceptors:
+            await acceptor.close()
+        close(self._listeners)
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the client is gone, silent, or we stop: in each case the connection just ends
-        finally:
-            self._connections.discard(task)
-            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = b""
@@ -97,7 +87,12 @@ class Front:
                     return
                 first += more
         if first == PREFACE:
-            await self._relay(first, reader, writer)
+            self._counts.connections += 1
+            self._counts.connections_total += 1
+            try:
+                await self._relay(first, reader, writer)
+            finally:
+                self._counts.connections -= 1
             return
 
         async def write(data: bytes) -> None:
@@ -109,7 +104,18 @@ class Front:
     async def _relay(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         grpc_reader, grpc_writer = await asyncio.open_unix_connection(self._socket_path, limit=RELAY_BYTES)
         grpc_writer.write(first)
-        both = (asyncio.ensure_future(_copy(reader, grpc_writer)), asyncio.ensure_future(_copy(grpc_reader, writer)))
+
+        def received(size: int) -> None:
+            self._counts.received_bytes += size
+
+        def sent(size: int) -> None:
+            self._counts.sent_bytes += size
+
+        received(len(first))
+        both = (
+            asyncio.ensure_future(_copy(reader, grpc_writer, received)),
+            asyncio.ensure_future(_copy(grpc_reader, writer, sent)),
+        )
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -119,8 +125,9 @@ class Front:
             await asyncio.gather(*both, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Callable[[int], None]) -> None:
     while data := await reader.read(RELAY_BYTES):
+        count(len(data))
         writer.write(data)
         await writer.drain()
 

@@ -6,14 +6,15 @@ says why.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Protocol
 
 from fastkv.server.config import Config
+from fastkv.server.listeners import Listener
 from fastkv.server.log import Log
 from fastkv.server.node import Node
+from fastkv.server.tls_config import TlsConfig
 
 
 class AnyFront(Protocol):
@@ -21,14 +22,14 @@ class AnyFront(Protocol):
 
     name: str
 
-    async def serve(self) -> None:
+    async def serve(self, tls: TlsConfig) -> None:
         """From now on clients are answered."""
 
     async def close(self) -> None:
         """Accept nothing more, let calls under way end for a moment, then cut."""
 
 
-OpenNode = Callable[[Config, Log, list[socket.socket]], tuple[Node, AnyFront]]
+OpenNode = Callable[[Config, Log, list[Listener]], tuple[Node, AnyFront]]
 
 
 def load(name: str, log: Log) -> OpenNode:
@@ -47,7 +48,7 @@ def load(name: str, log: Log) -> OpenNode:
 def _load_native() -> OpenNode:
     from fastkv.server.native_front import NativeFront, NativeNode
 
-    def open_node(config: Config, log: Log, listeners: list[socket.socket]) -> tuple[Node, AnyFront]:
+    def open_node(config: Config, log: Log, listeners: list[Listener]) -> tuple[Node, AnyFront]:
         node = NativeNode(config, log)
         return node, NativeFront(node, listeners)
 
@@ -57,7 +58,7 @@ def _load_native() -> OpenNode:
 def _load_grpcio() -> OpenNode:
     from fastkv.server.front import Front
 
-    def open_node(config: Config, log: Log, listeners: list[socket.socket]) -> tuple[Node, AnyFront]:
+    def open_node(config: Config, log: Log, listeners: list[Listener]) -> tuple[Node, AnyFront]:
         node = Node(config, log)
         return node, Front(node, listeners)
 

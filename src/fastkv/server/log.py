@@ -84,6 +84,25 @@ class Log:
         self._write(LEVELS[level], message, fields)
 
 
+def go_duration(seconds: float) -> str:
+    """1h2m3s, 1.5s, 20ms, 3.25µs: as Go writes a time.Duration."""
+    ns = round(abs(seconds) * 1e9)
+    sign = "-" if seconds < 0 and ns else ""
+    if ns < 1_000_000_000:
+        unit, size = next((pair for pair in (("ms", 10**6), ("µs", 10**3)) if ns >= pair[1]), ("ns", 1))
+        return f"{sign}{_decimal(ns, size)}{unit}" if ns else "0s"
+    minutes, ns = divmod(ns, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    whole = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{whole}{_decimal(ns, 10**9)}s"
+
+
+def _decimal(number: int, size: int) -> str:
+    """number / size, without zeros at the end."""
+    fraction = f"{number % size:0{len(str(size)) - 1}d}".rstrip("0") if size > 1 else ""
+    return f"{number // size}.{fraction}" if fraction else str(number // size)
+
+
 def open_log(level: str = "info", form: str = "json", outputs: tuple[str, ...] = ("default",)) -> Log:
     """The node's log. Outputs: default and stderr, stdout, or paths; OSError if one cannot be opened."""
     logger = logging.getLogger("fastkv.server")

@@ -19,15 +19,20 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastkv.errors import Error
+from fastkv.server import self_signed
 from fastkv.server.config import Config, ConfigError
 from fastkv.server.fronts import OpenNode
-from fastkv.server.listeners import address_of, bind
-from fastkv.server.log import Log
+from fastkv.server.listeners import Listener, bind, close, hosts
+from fastkv.server.log import Log, go_duration
+from fastkv.server.metrics_port import MetricsPort
+from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
 
 STOP_S = 1.8
+STEP_DOWN_S = 0.5
 
 
 def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode) -> int:
@@ -38,18 +43,26 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
     existed = os.path.exists(os.path.join(config.data_dir, "FASTKV"))
     log.info("Initialize and start etcd server", data_dir=config.data_dir, dir_type="member" if existed else "empty")
     log.info("configuring client listeners", listen_client_urls=list(config.listen_client_urls))
+    listeners: list[Listener] = []
+    metrics: list[Listener] = []
     try:
-        listeners = bind(config)
+        listeners += bind(config.listen_client_urls, config.reuse_port)
+        metrics += bind(config.listen_metrics_urls, config.reuse_port)
     except OSError as reason:
+        close(listeners)
         log.fatal("the client port cannot be opened", error=reason.strerror or str(reason))
         return 1
     try:
+        check_files(config.client_tls)
         if why_not := _make_directory(config.data_dir):
             log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=why_not)
             return 1
-        code, ended = asyncio.run(_serve(config, log, listeners, open_node))
+        code, ended = asyncio.run(_serve(config, log, listeners, metrics, open_node))
     except ConfigError as reason:
         log.at(reason.level, str(reason), **reason.fields)
+        return 1
+    except TlsError as reason:
+        log.fatal("listener failed", error=str(reason))
         return 1
     except Error as reason:
         log.fatal("the data directory cannot be opened", data_dir=config.data_dir, error=str(reason))
@@ -58,8 +71,7 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
         log.fatal("no engine", error=str(reason))
         return 1
     finally:
-        for listener in listeners:
-            listener.close()
+        close([*listeners, *metrics])
     if not ended:
         _leave(log, code)
     return code
@@ -84,7 +96,9 @@ def _make_directory(path: str) -> str:
     return ""
 
 
-async def _serve(config: Config, log: Log, listeners: list[socket.socket], open_node: OpenNode) -> tuple[int, bool]:
+async def _serve(
+    config: Config, log: Log, listeners: list[Listener], metrics: list[Listener], open_node: OpenNode
+) -> tuple[int, bool]:
     """(exit code, whether everything has ended)."""
     loop = asyncio.get_running_loop()
     node, front = open_node(config, log, listeners)
@@ -98,6 +112,9 @@ async def _serve(config: Config, log: Log, listeners: list[socket.socket], open_
         max_request_bytes=config.max_request_bytes,
         max_txn_ops=config.max_txn_ops,
         quota_backend_bytes=config.quota_bytes,
+        auto_compaction_mode="revision" if config.compaction_revisions else "periodic",
+        auto_compaction_retention=config.compaction_revisions or go_duration(config.compaction_period_s),
+        auto_compaction_interval=go_duration(node.compactor.interval_s if node.compactor else 0.0),
         unsafe_no_fsync=not config.fsync,
         advertise_client_urls=list(config.advertise_client_urls),
         initial_advertise_peer_urls=list(node.identity.peer_urls),
@@ -111,9 +128,20 @@ async def _serve(config: Config, log: Log, listeners: list[socket.socket], open_
         applied_index=node.engine.applied_index,
     )
 
+    stepping_down: list[asyncio.Task[None]] = []
+
+    async def step_down() -> None:
+        # Clients are served meanwhile: for them the leader changes, and this member ends a moment later.
+        try:
+            async with asyncio.timeout(STEP_DOWN_S):
+                await node.step_down()
+        except TimeoutError:
+            log.warn("nobody took over leadership in time")
+        node.stopping.set()
+
     def on_signal(number: signal.Signals) -> None:
         log.info("received signal; shutting down", signal=number.name)
-        node.stopping.set()
+        stepping_down.append(loop.create_task(step_down()))
         # Closing is bounded step by step; whatever step is not, the process is.
         bound = threading.Timer(STOP_S, lambda: _leave(log, 1 if node.failed else 0))
         bound.daemon = True
@@ -121,21 +149,29 @@ async def _serve(config: Config, log: Log, listeners: list[socket.socket], open_
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    metrics_port: MetricsPort | None = None
     try:
         await node.start()
-        await front.serve()
+        fixtures = Path(config.data_dir, "fixtures", "client")
+        tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
+        metrics_port = MetricsPort(node, metrics, tls)
+        for listener in metrics:
+            log.info("serving metrics", address=listener.address)
+        await front.serve(tls)
         for listener in listeners:
-            log.warn(
-                "serving client traffic insecurely; this is strongly discouraged!",
-                traffic="grpc+http",
-                address=address_of(listener),
-            )
+            if listener.plain:
+                text = "serving client traffic insecurely; this is strongly discouraged!"
+                log.warn(text, traffic="grpc+http", address=listener.address)
+            if listener.tls:
+                log.info("serving client traffic securely", traffic="grpc+http", address=listener.address)
         log.info("ready to serve client requests")
         _notify_systemd()
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
         await front.close()
+        if metrics_port is not None:
+            await metrics_port.close()
         try:
             ended = await node.close()
         except Error as reason:

@@ -8,8 +8,7 @@ import platform
 from fastkv._version import __version__
 
 API_VERSION = "3.7.3"  # Clients parse it to decide what they may use (Status.version, /version).
-CLUSTER_VERSION = "3.7.0"
-STORAGE_VERSION = "3.7.0"
+CLUSTER_VERSION = "3.7.0"  # also that of the storage; downgrade.py says what is reported
 
 
 def version_lines() -> str:
