@@ -16,7 +16,7 @@ from functools import partial
 
 from fastkv.server.peers.addresses import Listener
 from fastkv.server.peers.context import Context
-from fastkv.server.peers.inbound import Inbound
+from fastkv.server.peers.inbound import CLOSES, Inbound
 from fastkv.server.peers.reasons import describe
 
 BACKLOG = 128
@@ -51,7 +51,7 @@ class Gate:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for inbound in list(self._inbound):
-            inbound.connection.cut("this member closes")
+            inbound.connection.cut(CLOSES)
         while self._inbound:  # each is told that it is lost in the loop's next turn
             await asyncio.sleep(0)
 
@@ -61,8 +61,7 @@ class Gate:
     def sweep(self, now: float) -> None:
         """Cut who has been silent, or slow, for too long."""
         for inbound in list(self._inbound):
-            if now > inbound.deadline():
-                inbound.connection.cut("it did not say who it is" if inbound.is_stranger else "it has gone silent")
+            inbound.check(now)
 
     def _watch(self, listener: Listener) -> None:
         if not self._closed:

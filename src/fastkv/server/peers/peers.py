@@ -221,21 +221,19 @@ class Peers:
 
     def _close(self, member: Member) -> None:
         assert self._context is not None
+        member.retire()
         task = self._context.loop.create_task(member.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _sweep(self) -> None:
-        """Ping, and cut the silent. A turn that comes late says nothing about others: this process itself was away."""
+        """Ping, and cut the silent and the slow."""
         assert self._context is not None and self._gate is not None and self._arrivals is not None
-        loop, interval_s = self._context.loop, self._limits.ping_interval_s
-        last = loop.time()
+        loop = self._context.loop
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self._limits.ping_interval_s)
             now = loop.time()
-            if now - last < 2 * interval_s + 0.5:
-                self._gate.sweep(now)
-                self._arrivals.sweep(now)
-                for member in list(self._members.values()):
-                    member.ping(now)
-            last = now
+            self._gate.sweep(now)
+            self._arrivals.sweep(now)
+            for member in list(self._members.values()):
+                member.ping()

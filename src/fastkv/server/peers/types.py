@@ -43,8 +43,8 @@ class Limits:
     queue_bytes_max: int = 64 << 20
     queue_messages_max: int = 4096
     asks_max: int = 256
-    snapshot_bytes_s: int = 128 << 20
-    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_bytes_s: int = 64 << 20
+    snapshot_chunk_bytes: int = 128 << 10
     snapshot_patience_s: float = 60.0
     strangers_max: int = 128
     handshake_timeout_s: float = 5.0
@@ -101,4 +101,4 @@ class PeerEvents(Protocol):
         """Both streams to it stand since this moment of time.monotonic(); None: no longer."""
 
     def removed(self) -> None:
-        """Another member says that this one has been removed from the cluster, for good."""
+        """Another member says that this one has been removed from the cluster, for good. Told at every attempt."""
