@@ -120,9 +120,10 @@ def test_changes_that_make_no_sense_are_refused_in_etcds_words(make: MakeCluster
     )
     added = cluster.json("member", "add", "x", "--peer-urls=http://127.0.0.1:1", at="a")["member"]["ID"]
     # Two members of which one never started: nobody else may come, and the one that runs may not go.
-    assert "not enough started members" in cluster.error(
-        "member", "remove", f"{own:x}", "--command-timeout=2s", at="a"
-    ) or added
+    assert (
+        "not enough started members" in cluster.error("member", "remove", f"{own:x}", "--command-timeout=2s", at="a")
+        or added
+    )
 
 
 def test_a_removed_member_ends_and_stays_away(make: MakeCluster) -> None:
@@ -166,7 +167,7 @@ def test_peer_urls_are_updated(make: MakeCluster) -> None:
 
 
 def test_one_far_behind_gets_a_snapshot(make: MakeCluster) -> None:
-    # The log drops whole segments, the first of them of 1 MiB, once two checkpoints are ahead of them: so values are large.
+    # The log drops whole segments, the first of them of 1 MiB, once two checkpoints are ahead of them: hence the sizes.
     cluster = make("abc", "--snapshot-count=5", "--snapshot-catchup-entries=2")
     behind = cluster.followers()[0]
     lease = cluster.ctl("lease", "grant", "300", at=behind.name).split()[1]

@@ -1,6 +1,6 @@
 """
-The sockets that clients and peers connect to, bound before anything else is begun (a port that is taken is told at
-once), and how Python accepts from the clients'.
+The sockets that clients connect to, bound before anything else is begun (a port that is taken is told at once), and how
+Python accepts from them.
 
 http:// and https:// URLs of one address share its socket: the first byte tells which of the two a client speaks.
 """
@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastkv.server import peers
-from fastkv.server.config import Config, ConfigError
 from fastkv.server.flags import split_url
 from fastkv.server.log import Log
 from fastkv.server.tls import HANDSHAKE_TIMEOUT_S, Contexts
@@ -78,19 +76,6 @@ def hosts(urls: Iterable[str]) -> list[str]:
     """The hosts of http and https URLs, each once."""
     netlocs = [split_url(url).netloc for url in urls if url.startswith("http")]
     return list(dict.fromkeys(netloc.rpartition(":")[0].strip("[]") for netloc in netlocs))
-
-
-def bind_peers(config: Config) -> list[peers.Listener]:
-    """A bound socket per peer URL to listen on. ConfigError names the address that cannot be had."""
-    bound: list[peers.Listener] = []
-    try:
-        for url in config.listen_peer_urls:
-            bound.append(peers.bind(url, config.reuse_port))
-    except (OSError, ValueError) as reason:
-        for listener in bound:
-            listener.socket.close()
-        raise ConfigError("the peer port cannot be opened", "fatal", error=str(reason)) from None
-    return bound
 
 
 def _bind(url: str, reuse_port: bool) -> socket.socket:

@@ -24,10 +24,11 @@ from pathlib import Path
 from fastkv.errors import Error
 from fastkv.server import self_signed
 from fastkv.server.config import Config, ConfigError
-from fastkv.server.fronts import OpenNode
+from fastkv.server.fronts import AnyFront, OpenNode
 from fastkv.server.listeners import Listener, bind, close, hosts
 from fastkv.server.log import Log, go_duration
 from fastkv.server.metrics_port import MetricsPort
+from fastkv.server.node import Node
 from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
 
@@ -152,20 +153,8 @@ async def _serve(
     metrics_port: MetricsPort | None = None
     try:
         await node.start()
-        fixtures = Path(config.data_dir, "fixtures", "client")
-        tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
-        metrics_port = MetricsPort(node, metrics, tls)
-        for listener in metrics:
-            log.info("serving metrics", address=listener.address)
-        await front.serve(tls)
-        for listener in listeners:
-            if listener.plain:
-                text = "serving client traffic insecurely; this is strongly discouraged!"
-                log.warn(text, traffic="grpc+http", address=listener.address)
-            if listener.tls:
-                log.info("serving client traffic securely", traffic="grpc+http", address=listener.address)
-        log.info("ready to serve client requests")
-        _notify_systemd()
+        if not node.stopping.is_set():
+            metrics_port = await _open_to_clients(node, front, config, log, listeners, metrics)
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
@@ -179,6 +168,26 @@ async def _serve(
             node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
     return (1 if node.failed else 0), ended
+
+
+async def _open_to_clients(
+    node: Node, front: AnyFront, config: Config, log: Log, listeners: list[Listener], metrics: list[Listener]
+) -> MetricsPort:
+    fixtures = Path(config.data_dir, "fixtures", "client")
+    tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
+    metrics_port = MetricsPort(node, metrics, tls)
+    for listener in metrics:
+        log.info("serving metrics", address=listener.address)
+    await front.serve(tls)
+    for listener in listeners:
+        if listener.plain:
+            text = "serving client traffic insecurely; this is strongly discouraged!"
+            log.warn(text, traffic="grpc+http", address=listener.address)
+        if listener.tls:
+            log.info("serving client traffic securely", traffic="grpc+http", address=listener.address)
+    log.info("ready to serve client requests")
+    _notify_systemd()
+    return metrics_port
 
 
 def _notify_systemd() -> None:
