@@ -91,7 +91,7 @@ def test_hostile_bytes_end_their_own_connection_at_most(seed: int) -> None:
             tracemalloc.start()
             try:
                 for case in range(CASES):
-                    inbound = gate._make(f"127.0.0.1:{case}")
+                    inbound = gate._make("127.0.0.1", case)
                     gate._inbound[inbound] = None
                     transport = FakeTransport()
                     transport.protocol = inbound.connection
