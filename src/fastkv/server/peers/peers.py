@@ -188,6 +188,7 @@ class Peers:
             return verdict
         if hello.sender not in self._members and not self._introduce(hello):
             return Refusal.STRANGERS, "too many members that this one does not know"
+        self._members[hello.sender].hurry()
         stream = Stream(hello.stream)
         before = self._inbound.get((hello.sender, stream))
         if before is not None:
