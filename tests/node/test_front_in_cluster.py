@@ -21,6 +21,8 @@ import pytest
 
 from fastkv import engine as protocol
 from fastkv.errors import TABLE, Code, GrpcCode
+from fastkv.server.listeners import Listener
+from fastkv.server.tls_config import TlsConfig
 from support.client import Answer, Client
 from support.protos import rpc
 
@@ -69,7 +71,8 @@ class Member:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.front.start()
         self.front.serve(
-            [self._listener],
+            [Listener(self._listener, plain=True, tls=False)],
+            TlsConfig(),
             io_threads=2,
             max_concurrent_streams=1 << 20,
             receive_bytes_max=2 << 20,
