@@ -158,13 +158,13 @@ async def _serve(
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
-        await front.close()
+        ended = await front.close()
         if metrics_port is not None:
             await metrics_port.close()
         try:
-            ended = await node.close()
+            # Not under a front that still uses the store: then the process ends as it is.
+            ended = ended and await node.close()
         except Error as reason:
-            ended = True
             node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
     return (1 if node.failed else 0), ended
