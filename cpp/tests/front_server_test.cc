@@ -212,12 +212,12 @@ class FrontServer : public testing::Test {
     ASSERT_TRUE(status.ok()) << status.message();
     server->Start();
   }
-  void StartTls(TlsOptions tls = {}, bool plain = false) {
+  void StartTls(TlsOptions tls = {}, bool plain = false, int64_t handshake_timeout_ms = 10'000) {
     ca.Write(File("ca.pem"));
     TestCertificate("server", &ca).Write(File("cert.pem"), File("key.pem"));
     tls.cert_file = File("cert.pem");
     tls.key_file = File("key.pem");
-    Start({.tls = tls}, plain, true);
+    Start({.tls = tls, .handshake_timeout_ms = handshake_timeout_ms}, plain, true);
   }
 
   // Until the condition holds for what the client has heard.
@@ -546,6 +546,19 @@ TEST_F(FrontServer, ChangedCertificateServesNewConnectionsAndABrokenOneDoesNot) 
   EXPECT_EQ(serial(), after);
   ASSERT_TRUE(service.Wait([&] { return !service.lines.empty(); }));
   EXPECT_NE(service.lines[0].find(File("cert.pem")), std::string::npos) << service.lines[0];
+}
+
+TEST_F(FrontServer, UnfinishedHandshakeEndsAndAFinishedOneHasItsOwnTime) {
+  StartTls({}, false, 100);
+  Socket silent(Socket::Connect(port)), good(Socket::Connect(port));
+  silent.Write(std::string("\x16\x03\x01\x02\x00\x01", 6));
+  ASSERT_EQ(good.StartTls("\x02h2"), "");
+  EXPECT_TRUE(silent.EndsWithin(kPatienceMs));
+  ASSERT_TRUE(service.Wait([&] { return service.lines.size() == 1; }));
+  EXPECT_NE(service.lines[0].find("TLS handshake: it took too long"), std::string::npos) << service.lines[0];
+  Client client;
+  const int32_t id = client.Call("/stub.Stub/Echo", Framed("x"));
+  EXPECT_TRUE(Finished(&client, &good, id));
 }
 
 TEST_F(FrontServer, ErrorsOfTlsFilesNameThem) {
