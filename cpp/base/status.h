@@ -41,6 +41,16 @@ enum class Code : uint8_t {
   kClosed = 105,
   kNotFound = 106,  // a file or directory
   kReadOnly = 107,
+  // A server's: what it, or its cluster, could not do in time. The store never says them.
+  kStopped = 120,
+  kTooManyRequests = 121,
+  kTimedOut = 122,
+  kTimedOutLeaderFailed = 123,
+  kTimedOutDisconnected = 124,
+  kDeadlineExceeded = 125,
+  kNoLeader = 126,
+  kLeaderChanged = 127,
+  kNotForLearner = 128,
 };
 
 class [[nodiscard]] Status {

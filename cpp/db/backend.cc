@@ -77,6 +77,9 @@ class DbBackend final : public Backend {
   bool ForgetApplied(uint64_t sequence) override {
     return db_->replica() != nullptr && db_->replica()->Forget(sequence);
   }
+  void SetFollower(ApplyFollower* follower) override {
+    if (db_->replica() != nullptr) db_->replica()->SetFollower(follower);
+  }
 
   uint64_t WatchAdd(WatchSpec spec) override { return db_->hub().Add(std::move(spec)); }
   void WatchCancel(uint64_t id) override { db_->hub().Cancel(id); }

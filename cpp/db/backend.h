@@ -43,6 +43,8 @@ class Backend {
   virtual void ExpectApplied(uint64_t sequence, ApplyObserver* observer) = 0;
   // It will never be applied, or nobody waits any more. False: the observer has been called, or is being called now.
   virtual bool ForgetApplied(uint64_t sequence) = 0;
+  // In a replica: told of every batch that is applied from now on; null: nobody is, and on return nobody is being told.
+  virtual void SetFollower(ApplyFollower* follower) = 0;
 
   // -- watch: hub.h
   virtual uint64_t WatchAdd(WatchSpec spec) = 0;

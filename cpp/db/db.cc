@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kGroupBytesMax = 16 << 20;  // of commands in one batch; a larger single command is a batch of its own
 constexpr uint64_t kCleanTailBytes = 16 << 20;  // a longer log tail gets a checkpoint at Close
+constexpr size_t kCompactSlice = 128;           // revisions looked at under the write lock: some 10 us, 100 if all go
 constexpr uint64_t kReturnMicros = 50;          // a fraction of a sync
 
 }  // namespace
@@ -441,10 +442,18 @@ Status Db::Sync() {
 }
 
 bool Db::CompactStep(size_t revisions_max) {
-  const auto lock = store_.WriteLock();
-  if (applying_) return true;
-  if (swept_.load(std::memory_order_acquire) < store_.compact_revision()) return false;
-  return store_.CompactStep(revisions_max);
+  for (;;) {
+    const size_t slice = std::min(revisions_max, kCompactSlice);
+    {
+      const auto lock = store_.WriteLock();
+      if (applying_) return true;
+      if (swept_.load(std::memory_order_acquire) < store_.compact_revision()) return false;
+      if (store_.CompactStep(slice)) return true;
+    }
+    revisions_max -= slice;
+    if (revisions_max == 0) return false;
+    std::this_thread::yield();  // a writer may be waiting
+  }
 }
 
 Status Db::Close() {

@@ -1,5 +1,5 @@
-// Somebody beside the leader of a group who uses the log, if status() is OK: Close waits for it. Included by db/*.cc
-// only.
+// Somebody beside the leader of a group who uses the log, if status() is OK: Close waits for it. Who only reads it may
+// do so also when the store is poisoned. Included by db/*.cc only.
 #pragma once
 
 #include <mutex>
@@ -10,9 +10,10 @@ namespace fastkv {
 
 class Db::LogUse {
  public:
-  explicit LogUse(Db* db) : db_(db) {
+  enum Purpose { kWrite, kRead };
+  explicit LogUse(Db* db, Purpose purpose = kWrite) : db_(db) {
     const std::lock_guard lock(db_->queue_mutex_);
-    status_ = db_->Writable();
+    status_ = purpose == kRead && !db_->closed_ ? Status() : db_->Writable();
     if (status_.ok()) ++db_->log_users_;
   }
   ~LogUse() {

@@ -192,7 +192,7 @@ Status Replica::WriteState(const HardState& state) {
 // -- reading the log
 
 uint64_t Replica::first_index() const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   if (!use.status().ok() || db_->log_ == nullptr) return 1;
   const uint64_t first = db_->log_->first_index();
   uint64_t term = 0;
@@ -201,12 +201,12 @@ uint64_t Replica::first_index() const {
 }
 
 uint64_t Replica::last_index() const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   return !use.status().ok() || db_->log_ == nullptr ? db_->applied_index() : db_->log_->last_index();
 }
 
 Status Replica::Term(uint64_t index, uint64_t* term) const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return NoLog();
   if (index > 0) return db_->log_->Term(index, term);
@@ -215,7 +215,7 @@ Status Replica::Term(uint64_t index, uint64_t* term) const {
 }
 
 Status Replica::Entries(uint64_t low, uint64_t high, uint64_t bytes_max, std::vector<Log::OwnedEntry>* out) const {
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return NoLog();
   out->clear();
@@ -270,16 +270,11 @@ Status Replica::ApplyEntries(std::span<const LogEntry> entries, const std::strin
 Status Replica::ApplyOne(const LogEntry& entry, const std::string_view* membership, std::vector<Answers>* answers) {
   ByteReader in(entry.batch);
   uint64_t origin = 0, sequence = 0;
-  bool wanted = in.U64(&origin) && in.U64(&sequence) && origin == db_->store_.member_id();
-  ApplyObserver* observer = nullptr;
-  if (wanted) {
+  const bool own = in.U64(&origin) && in.U64(&sequence) && origin == db_->store_.member_id();
+  bool wanted = false;
+  if (own) {
     const std::lock_guard lock(waiting_mutex_);
-    const auto found = waiting_.find(sequence);
-    wanted = found != waiting_.end();
-    if (wanted) {
-      observer = found->second;
-      waiting_.erase(found);
-    }
+    wanted = waiting_.contains(sequence);
   }
   std::vector<CommandResult> results;
   Execute(entry, wanted, membership, &results);
@@ -287,10 +282,22 @@ Status Replica::ApplyOne(const LogEntry& entry, const std::string_view* membersh
   const int64_t revision = db_->store_.revision();
   db_->hub_.Sweep(revision);
   db_->swept_.store(revision, std::memory_order_release);
-  if (observer != nullptr) {
-    observer->Applied(sequence, std::move(results));
-  } else if (wanted) {
-    answers->push_back({sequence, std::move(results)});
+  if (!followed_.empty()) TellFollower(own ? sequence : 0, wanted, results);
+  if (wanted) {
+    ApplyObserver* observer = nullptr;
+    {
+      // Only now: what is taken out is also told, whatever goes wrong above.
+      const std::lock_guard lock(waiting_mutex_);
+      const auto found = waiting_.find(sequence);
+      wanted = found != waiting_.end();
+      if (wanted) observer = found->second;
+      if (wanted) waiting_.erase(found);
+    }
+    if (observer != nullptr) {
+      observer->Applied(sequence, std::move(results));
+    } else if (wanted) {
+      answers->push_back({sequence, std::move(results)});
+    }
   }
   db_->batch_bytes_ = entry.batch.size();
   db_->MaybeStartCheckpoint();
@@ -302,12 +309,15 @@ void Replica::Execute(const LogEntry& entry, bool wanted, const std::string_view
   Store& store = db_->store_;
   const auto lock = store.WriteLock();
   db_->applying_ = true;
+  followed_.clear();
   if (entry.kind == EntryKind::kNormal) {
     uint64_t commands = 0;
     const bool whole = ForEachCommand(entry.batch, [&](const Command& command) {
       FASTKV_CHECK(IsCommandTag(command.tag));
-      ++commands;
-      if (!wanted) {
+      const uint64_t place = commands++;
+      const bool followed = command.tag >= kTagCompaction;
+      if (followed) followed_.push_back({place, command.tag, command.payload, Code::kOk, {}});
+      if (!wanted && !followed) {
         unread_response_.clear();
         store.Apply(command.tag, command.payload, &unread_response_);
         return true;
@@ -330,6 +340,17 @@ void Replica::Execute(const LogEntry& entry, bool wanted, const std::string_view
   db_->applying_ = false;
 }
 
+void Replica::TellFollower(uint64_t sequence, bool wanted, const std::vector<CommandResult>& results) {
+  const std::lock_guard lock(follower_mutex_);
+  if (follower_ == nullptr) return;
+  for (size_t i = 0; i < followed_.size(); ++i) {
+    const CommandResult& result = results[wanted ? followed_[i].place : i];
+    followed_[i].code = result.code;
+    followed_[i].response = result.response;
+  }
+  follower_->Followed(sequence, followed_);
+}
+
 Status Replica::Broken(const char* reason) { return db_->Broken(reason); }
 
 void Replica::Expect(uint64_t sequence, ApplyObserver* observer) {
@@ -340,6 +361,11 @@ void Replica::Expect(uint64_t sequence, ApplyObserver* observer) {
 bool Replica::Forget(uint64_t sequence) {
   const std::lock_guard lock(waiting_mutex_);
   return waiting_.erase(sequence) > 0;
+}
+
+void Replica::SetFollower(ApplyFollower* follower) {
+  const std::lock_guard lock(follower_mutex_);
+  follower_ = follower;
 }
 
 std::string Replica::membership() const {

@@ -95,6 +95,8 @@ class Replica {
   // proposed.
   void Expect(uint64_t sequence, ApplyObserver* observer);
   bool Forget(uint64_t sequence);  // false: it was not expected, or the observer has been called or is being called now
+  // Told of every batch that is applied from now on; null: nobody is, and on return nobody is being told.
+  void SetFollower(ApplyFollower* follower);
 
   std::string membership() const;
   // Not by an entry: the first membership, or one by force. Durable on return: it writes a checkpoint.
@@ -112,8 +114,10 @@ class Replica {
   Status ApplyEntries(std::span<const LogEntry> entries, const std::string_view* membership,
                       std::vector<Answers>* answers);
   Status ApplyOne(const LogEntry& entry, const std::string_view* membership, std::vector<Answers>* answers);
+  // results: of every command, if `wanted`; else of those that are followed, whose places are in followed_.
   void Execute(const LogEntry& entry, bool wanted, const std::string_view* membership,
                std::vector<CommandResult>* results);
+  void TellFollower(uint64_t sequence, bool wanted, const std::vector<CommandResult>& results);
   Status InstallState(SnapshotWriter* writer);
   Status BecomeAlone();
   Status EndAlone();
@@ -132,10 +136,14 @@ class Replica {
 
   std::mutex apply_mutex_;  // before everything else
   std::string unread_response_;
-  bool replayed_all_ = true;  // while opening: no change of membership has been passed
+  std::vector<FollowedCommand> followed_;  // of the entry that is being applied
+  bool replayed_all_ = true;               // while opening: no change of membership has been passed
 
   std::mutex waiting_mutex_;
   std::unordered_map<uint64_t, ApplyObserver*> waiting_;
+
+  std::mutex follower_mutex_;  // held while it is told
+  ApplyFollower* follower_ = nullptr;
 };
 
 // A checkpoint that stays readable as long as this object lives, even when it is pruned.

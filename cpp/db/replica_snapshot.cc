@@ -26,7 +26,7 @@ constexpr int kOpenAttempts = 5;
 
 Status Replica::OpenSnapshot(std::unique_ptr<SnapshotReader>* reader) {
   reader->reset();
-  const Db::LogUse use(db_);
+  const Db::LogUse use(db_, Db::LogUse::kRead);
   FASTKV_RETURN_IF_ERROR(use.status());
   if (db_->log_ == nullptr) return {Code::kNotFound, "a store in memory has no snapshots"};
   Status status;

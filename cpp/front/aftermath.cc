@@ -25,7 +25,9 @@ void Deliver(IoThread* thread, std::vector<Answer> answers) {
 }
 
 void Aftermath::Done(std::unique_ptr<Batch> batch) {
-  if (batch->status.ok()) {
+  if (batch->settled != Code::kOk) {
+    Settled(batch.get());
+  } else if (batch->status.ok()) {
     Applied(batch.get());
   } else {
     Failed(batch.get());
@@ -35,14 +37,18 @@ void Aftermath::Done(std::unique_ptr<Batch> batch) {
 void Aftermath::Applied(Batch* batch) {
   const int64_t now_ns = NowNs();
   const double now = static_cast<double>(now_ns) * 1e-9;
-  std::vector<LeaseClock::Waiter> waiters;
+  const bool direct = batch->sequence == 0;
   std::vector<Event> events;
   Event committed;
   committed.kind = Event::kCommitted;
   size_t at = 0, bytes = 0;
   // Leases first: who is told of a grant may renew it, on whatever connection.
-  for (const WriteGroup& group : batch->groups) {
-    for (const Write& write : group.writes) Follow(group, write, batch->results[at++], now, &waiters);
+  if (direct) {
+    for (const WriteGroup& group : batch->groups) {
+      for (const Write& write : group.writes) {
+        parts_.follower->Follow(write.tag, group.payload(write), batch->results[at++].code, now);
+      }
+    }
   }
   at = 0;
   for (const WriteGroup& group : batch->groups) {
@@ -52,10 +58,11 @@ void Aftermath::Applied(Batch* batch) {
     for (const Write& write : group.writes) {
       CommandResult& result = batch->results[at++];
       if (write.from == Write::kOutside) {
-        committed.commands.push_back({write.asker, write.tag, {}, result.code, std::move(result.response)});
+        if (direct || write.tag < kCompactionTag)
+          committed.commands.push_back({write.asker, write.tag, {}, result.code, std::move(result.response)});
         continue;
       }
-      const bool followed = write.tag == kCompactionTag || write.tag == kAlarmTag;
+      const bool followed = direct && (write.tag == kCompactionTag || write.tag == kAlarmTag);
       if (followed && result.code == Code::kOk) {
         committed.commands.push_back({0, write.tag, std::string(group.payload(write)), result.code, result.response});
       }
@@ -84,18 +91,10 @@ void Aftermath::Applied(Batch* batch) {
   Metrics::Add(&parts_.metrics->batch_bytes, bytes);
   Metrics::Add(&parts_.metrics->commit_ns, static_cast<uint64_t>(batch->took_ns));
 
-  if (!waiters.empty()) {
-    std::sort(waiters.begin(), waiters.end(), [](const auto& a, const auto& b) { return a.thread < b.thread; });
-    for (size_t i = 0; i < waiters.size();) {
-      IoThread* const thread = waiters[i].thread;
-      std::vector<uint64_t> calls;
-      for (; i < waiters.size() && waiters[i].thread == thread; ++i) calls.push_back(waiters[i].call_id);
-      parts_.lease_ended(thread, std::move(calls));
-    }
-  }
+  if (direct) parts_.follower->TellEnded();
   if (std::exchange(disk_full_, false)) committed.commands.emplace_back();  // so that the node hears of it
   if (!committed.commands.empty()) events.push_back(std::move(committed));
-  if (options_.slow_batch_ns > 0 && batch->took_ns > options_.slow_batch_ns) {
+  if (direct && options_.slow_batch_ns > 0 && batch->took_ns > options_.slow_batch_ns) {
     Event slow;
     slow.kind = Event::kSlowBatch;
     slow.number = batch->took_ns;
@@ -104,27 +103,6 @@ void Aftermath::Applied(Batch* batch) {
   }
   parts_.events->Push(&events);
   parts_.watches->Wake();
-}
-
-void Aftermath::Follow(const WriteGroup& group, const Write& write, const CommandResult& result, double now,
-                       std::vector<LeaseClock::Waiter>* waiters) {
-  const bool gone = write.tag == kLeaseRevokeTag && result.code == Code::kLeaseNotFound;
-  if (result.code != Code::kOk && !gone) return;
-  if (write.tag == kLeaseGrantTag) {
-    LeaseGrantRequest grant;
-    if (grant.Parse(group.payload(write))) parts_.leases->Grant(grant.id, grant.ttl, now);
-  } else if (write.tag == kLeaseRevokeTag) {
-    LeaseRevokeRequest revoke;
-    if (!revoke.Parse(group.payload(write))) return;
-    for (const LeaseClock::Waiter& waiter : parts_.leases->Revoke(revoke.id)) waiters->push_back(waiter);
-  } else if (write.tag == kAlarmTag) {
-    constexpr int32_t kNoSpaceAlarm = 1;
-    AlarmRequest alarm;
-    if (!alarm.Parse(group.payload(write)) || alarm.alarm != kNoSpaceAlarm) return;
-    if (alarm.member_id == parts_.member_id && alarm.action != AlarmRequest::kGet) {
-      parts_.quota->SetAlarm(alarm.action == AlarmRequest::kActivate);
-    }
-  }
 }
 
 void Aftermath::AnswerGroup(const WriteGroup& group, std::vector<Answer> answers) {
@@ -141,31 +119,43 @@ void Aftermath::GrantAgain(const WriteGroup& group, const Write& write) {
   again.thread = group.thread;
   again.began_ns = group.began_ns;
   again.Add(write, payload);
-  if (committer_->Submit(&again, /*at_once=*/false) == Committer::Taken::kYes) return;
-  (*parts_.methods)[write.method].Handled(GrpcCode::kUnavailable);
-  AnswerGroup(group, {{write.asker, GrpcCode::kUnavailable, std::string(kStoppedText)}});
+  const Committer::Taken taken = committer_->Submit(&again, /*at_once=*/false);
+  if (taken == Committer::Taken::kYes) return;
+  const Code code = taken == Committer::Taken::kFull ? Code::kTooManyRequests : Code::kStopped;
+  (*parts_.methods)[write.method].Handled(parts_.errors->grpc_code(code));
+  AnswerGroup(group, {{write.asker, parts_.errors->grpc_code(code), parts_.errors->text(code)}});
 }
 
-void Aftermath::Failed(Batch* batch) {
-  const Code code = batch->status.code();
-  disk_full_ = code == Code::kNoSpace;
-  // Of a full disk a client is told what etcd would tell it, and not our paths.
-  const std::string& text = disk_full_ ? parts_.errors->text(code) : batch->status.message();
+Event Aftermath::Refuse(Batch* batch, Code code, const std::string& text) {
   const GrpcCode grpc_code = parts_.errors->grpc_code(code);
-  Event failed;
-  failed.kind = Event::kCommitted;
-  failed.code = code;
-  failed.text = batch->status.message();
+  Event told;
+  told.kind = Event::kCommitted;
   for (const WriteGroup& group : batch->groups) {
     std::vector<Answer> answers;
     for (const Write& write : group.writes) {
-      if (write.from == Write::kOutside) failed.commands.push_back({write.asker, write.tag, {}, code, {}});
+      const bool heard = batch->followed && write.tag >= kCompactionTag;
+      if (write.from == Write::kOutside && !heard) told.commands.push_back({write.asker, write.tag, {}, code, {}});
       if (write.from != Write::kCall) continue;
       (*parts_.methods)[write.method].Handled(grpc_code);
       answers.push_back({write.asker, grpc_code, text});
     }
     AnswerGroup(group, std::move(answers));
   }
+  return told;
+}
+
+void Aftermath::Settled(Batch* batch) {
+  Event told = Refuse(batch, batch->settled, parts_.errors->text(batch->settled));
+  if (!told.commands.empty()) parts_.events->Push(std::move(told));
+}
+
+void Aftermath::Failed(Batch* batch) {
+  const Code code = batch->status.code();
+  disk_full_ = code == Code::kNoSpace;
+  // Of a full disk a client is told what etcd would tell it, and not our paths.
+  Event failed = Refuse(batch, code, disk_full_ ? parts_.errors->text(code) : batch->status.message());
+  failed.code = code;
+  failed.text = batch->status.message();
   parts_.events->Push(std::move(failed));
 }
 

@@ -1,14 +1,14 @@
 // What an applied batch means for everybody else, in this order: leases' time and the alarm, the callers, Python,
 // watchers.
 //
-//   batch done --> LeaseClock: granted, revoked; Quota: the alarm
+//   batch done --> StateFollower: leases' time, the alarm (in a cluster it has been told before)
 //              --> answers: one Post for each group's IoThread, or at once in that thread itself
 //              --> EventQueue: commands that the node follows (compaction, alarms), answers to Python's own
 //              --> WatchRouter
 //
 // Invariants: an answer is given only for a batch that is on disk and visible. What the world did to a batch is told to
 // each of its callers and to Python.
-// Thread safety: Done from one thread at a time (the Committer's promise).
+// Thread safety: Done from one thread at a time (the Committer's promise); of a batch that is settled from any.
 #pragma once
 
 #include <atomic>
@@ -20,10 +20,9 @@
 #include "front/committer.h"
 #include "front/error_table.h"
 #include "front/event_queue.h"
-#include "front/lease_clock.h"
 #include "front/metrics.h"
 #include "front/proposer.h"
-#include "front/quota.h"
+#include "front/state_follower.h"
 #include "front/watch_router.h"
 
 namespace fastkv::front {
@@ -37,15 +36,11 @@ class Aftermath final : public BatchSink {
  public:
   struct Parts {
     const ErrorTable* errors;
-    LeaseClock* leases;
-    Quota* quota;
-    uint64_t member_id;
+    StateFollower* follower;
     EventQueue* events;
     WatchRouter* watches;
     Metrics* metrics;
     std::vector<Metrics::OfMethod>* methods;
-    // Streams whose wait for the end of a lease is over, by thread.
-    std::function<void(IoThread*, std::vector<uint64_t> call_ids)> lease_ended;
     std::function<std::string(uint8_t method)> path;
     std::function<int64_t()> new_lease_id;
   };
@@ -58,8 +53,9 @@ class Aftermath final : public BatchSink {
  private:
   void Applied(Batch* batch);
   void Failed(Batch* batch);
-  void Follow(const WriteGroup& group, const Write& write, const CommandResult& result, double now,
-              std::vector<LeaseClock::Waiter>* waiters);
+  void Settled(Batch* batch);
+  // Tells every caller; returns what Python has to hear.
+  Event Refuse(Batch* batch, Code code, const std::string& text);
   static void AnswerGroup(const WriteGroup& group, std::vector<Answer> answers);
   void GrantAgain(const WriteGroup& group, const Write& write);
 

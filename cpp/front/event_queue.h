@@ -29,28 +29,32 @@ struct Committed {
 
 struct Event {
   enum Kind : uint8_t {
-    kCall = 0,       // a cold call begins: thread, call, text = path, body = the message, metadata
-    kWritable = 1,   // the cold stream takes more: thread, call
-    kEnd = 2,        // the cold call is gone: thread, call
-    kHttp1 = 3,      // number = a socket, text = the client's address
-    kCommitted = 4,  // commands, or, if code is not kOk, what the world did to them (text)
-    kSlowBatch = 5,  // number = ns, count = commands
-    kSlowCall = 6,   // text = path, number = ns, count = bytes
-    kLeases = 7,     // a lease ends earlier than NextDeadline said
-    kQuota = 8,      // the quota is exceeded: the alarm is being raised
-    kDied = 9,       // text: the committer has ended; nothing will be written any more
-    kLog = 10,       // text
-    kRejected = 11,  // a connection: text = the client's address, body = why
-    kWatch = 12,     // number = a watcher of Python's that has got something
+    kCall = 0,        // a cold call begins: thread, call, text = path, body = the message, metadata
+    kWritable = 1,    // the cold stream takes more: thread, call
+    kEnd = 2,         // the cold call is gone: thread, call
+    kHttp1 = 3,       // number = a socket, text = the client's address
+    kCommitted = 4,   // commands, or, if code is not kOk, what the world did to them (text)
+    kSlowBatch = 5,   // number = ns, count = commands
+    kSlowCall = 6,    // text = path, number = ns, count = bytes
+    kLeases = 7,      // a lease ends earlier than NextDeadline said
+    kQuota = 8,       // the quota is exceeded: the alarm is being raised
+    kDied = 9,        // text: the committer has ended; nothing will be written any more
+    kLog = 10,        // text
+    kRejected = 11,   // a connection: text = the client's address, body = why
+    kWatch = 12,      // number = a watcher of Python's that has got something
+    kProposals = 13,  // something has gathered for RaftProposer::Take
+    kReads = 14,      // something has gathered for ReadGate::Take
+    kRenew = 15,      // leases that the leader is asked to renew: NodeService::Renewed answers
   };
   Kind kind = kLog;
   Code code = Code::kOk;
   uint32_t thread = 0;
   uint64_t call = 0;
   int64_t number = 0, count = 0;
-  std::string text, body;
-  Metadata metadata;
-  std::vector<Committed> commands;
+  std::string text = {}, body = {};
+  Metadata metadata = {};
+  std::vector<Committed> commands = {};
+  std::vector<int64_t> leases = {};
 };
 
 class EventQueue {

@@ -48,13 +48,18 @@ class LeaseClock {
   // Each lease of the store gets its time again, and a grace: its client was cut off, too.
   void Restore(const std::vector<Granted>& leases, double now, double grace_s);
   void Grant(int64_t id, int64_t ttl_s, double now);
+  // Forgets all leases, and who waits for their end; nothing is known of leases until the next Restore.
+  void Clear();
   // Forgets the lease; returns who waited for that.
   std::vector<Waiter> Revoke(int64_t id);
 
-  // The granted ttl, counted from now again; 0 if there is no such lease; -1 if it is due: then `waiter` is remembered.
+  // The granted ttl, counted from now again; 0 if there is no such lease; -1 if it is due: then `waiter` is remembered;
+  // -1 also if nothing is known.
   int64_t Renew(int64_t id, double now, const Waiter& waiter);
   // As Renew; a lease that is due gives 0.
   int64_t Renew(int64_t id, double now);
+  // Many at once, for another member that has been asked: a lease that is due gives -1.
+  std::vector<int64_t> RenewAll(const std::vector<int64_t>& ids, double now);
 
   bool Contains(int64_t id) const;
   size_t size() const;
@@ -83,6 +88,7 @@ class LeaseClock {
   };
 
   // All REQUIRE mutex_.
+  int64_t RenewOne(int64_t id, double now, const Waiter* waiter);
   bool Set(int64_t id, int64_t ttl, double deadline);  // whether on_earlier_ must be called
   void Push(int64_t id, Lease* lease);
   void DropStale();  // the heap's top is then a lease with that deadline
@@ -92,6 +98,7 @@ class LeaseClock {
   std::unordered_map<int64_t, Lease> leases_;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> heap_;
   double told_ = 0;  // by NextDeadline; 0: nobody waits for a deadline
+  bool known_ = true;
 };
 
 }  // namespace fastkv::front

@@ -45,6 +45,7 @@ class NodeFront {
     };
     FASTKV_RETURN_IF_ERROR(Server::Create(std::move(options), std::move(listeners), service_.get(), &server_));
     for (size_t i = 0; i < threads; ++i) threads_.push_back(server_->thread(i));
+    service_->SetThreads(threads_);
     server_->Start();
     return {};
   }

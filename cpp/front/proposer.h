@@ -67,6 +67,11 @@ struct Batch {
   std::vector<Command> commands;
   std::vector<CommandResult> results;  // valid if status is OK
   Status status;                       // the world's
+  // What becomes of it in a cluster, if that is an error: the askers' answer. The batch may have been applied, or not.
+  Code settled = Code::kOk;
+  uint64_t sequence = 0;  // 0: it has not gone through Raft
+  bool followed = false;  // the results of commands that are followed have been told (state_follower.h)
+  size_t bytes = 0;       // of the payloads
   int64_t took_ns = 0;
 };
 

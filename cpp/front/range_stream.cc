@@ -37,7 +37,17 @@ void RangeStream::OnMessage(std::string_view message) {
   asked_ = true;
   request_ = message;
   request_ += kChunkStateCleared;
+  parked_ = parts_->park && parts_->park(call_, message, link_);
   ReadNext();
+}
+
+void RangeStream::Confirmed(Code code) {
+  if (ended_ || !std::exchange(parked_, false)) return;
+  if (code == Code::kOk) {
+    ReadNext();
+  } else {
+    Refuse(code);
+  }
 }
 
 void RangeStream::OnHalfClose() {
@@ -47,7 +57,7 @@ void RangeStream::OnHalfClose() {
 }
 
 void RangeStream::ReadNext() {
-  if (!asked_ || ended_ || reading_ || call_->unsent_bytes() >= kUnsentHighBytes) return;
+  if (!asked_ || ended_ || parked_ || reading_ || call_->unsent_bytes() >= kUnsentHighBytes) return;
   reading_ = true;
   parts_->readers->Run([parts = parts_, link = link_, thread = call_->thread(), request = std::move(request_)] {
     Chunk chunk;
@@ -60,13 +70,17 @@ void RangeStream::ReadNext() {
   });
 }
 
+void RangeStream::Refuse(Code code) {
+  ended_ = true;
+  parts_->metrics->Handled(parts_->errors->grpc_code(code));
+  parts_->errors->RefuseStream(call_, code);
+}
+
 void RangeStream::Take(Chunk chunk) {
   reading_ = false;
   if (ended_) return;
   if (chunk.code != Code::kOk) {
-    ended_ = true;
-    parts_->metrics->Handled(parts_->errors->grpc_code(chunk.code));
-    parts_->errors->RefuseStream(call_, chunk.code);
+    Refuse(chunk.code);
     return;
   }
   const bool last = chunk.next.empty();

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -22,12 +23,18 @@ namespace fastkv::front {
 
 class RangeStream final : public CallHandler {
  public:
+  // Outlives the stream while a chunk of it is being read, or a confirmation awaited.
+  struct Link {
+    RangeStream* stream;  // null: gone. Touched in the IoThread only.
+  };
   struct Parts {
     Backend* backend = nullptr;
     ReaderPool* readers = nullptr;
     const ErrorTable* errors = nullptr;
     Metrics::OfMethod* metrics = nullptr;
     size_t chunk_bytes = 0;
+    // Whether the read must wait until it is Confirmed; it has been parked then.
+    std::function<bool(Call*, std::string_view request, const std::shared_ptr<Link>&)> park = {};
   };
   RangeStream(const Parts* parts, Call* call);
 
@@ -35,25 +42,23 @@ class RangeStream final : public CallHandler {
   void OnHalfClose() override;
   void OnWritable() override { ReadNext(); }
   void OnEnd() override;
+  // What has parked it lets it go on, or refuses it.
+  void Confirmed(Code code);
 
  private:
   struct Chunk {
     Code code = Code::kOk;
     std::string message, next;
   };
-  // Outlives the stream while a chunk of it is being read.
-  struct Link {
-    RangeStream* stream;  // null: gone. Touched in the IoThread only.
-  };
-
   void ReadNext();
   void Take(Chunk chunk);
+  void Refuse(Code code);
 
   const Parts* const parts_;
   Call* const call_;
   const std::shared_ptr<Link> link_;
   std::string request_;  // for the next chunk
-  bool asked_ = false, reading_ = false, ended_ = false;
+  bool asked_ = false, parked_ = false, reading_ = false, ended_ = false;
 };
 
 }  // namespace fastkv::front

@@ -125,4 +125,26 @@ bool TxnShape::Parse(std::string_view bytes) {
   });
 }
 
+bool IsSerializableRange(std::string_view request) {
+  constexpr uint32_t kSerializable = Number(7);
+  bool serializable = false;
+  ForEachField(request, [&serializable](uint32_t field, const Value& value) {
+    if (field == kSerializable) serializable = value.Bool();
+  });
+  return serializable;
+}
+
+bool IsSerializableTxn(std::string_view request) {
+  bool serializable = true;
+  ForEachField(request, [&serializable](uint32_t field, const Value& value) {
+    if (field != Bytes(2) && field != Bytes(3)) return;
+    std::string_view range;
+    ForEachField(value.bytes, [&range](uint32_t inner, const Value& part) {
+      if (inner == Bytes(RequestOp::kRange)) range = part.bytes;
+    });
+    serializable = serializable && IsSerializableRange(range);
+  });
+  return serializable;
+}
+
 }  // namespace fastkv::front

@@ -20,6 +20,7 @@ enum : uint64_t {
   kLeaseGrantTag = 8,
   kLeaseRevokeTag = 9,
   kAlarmTag = 10,
+  kLeaseCheckpointTag = 11,
 };
 
 struct WatchCreateRequest {
@@ -49,6 +50,11 @@ struct TxnShape {
   bool single_keys = true;  // and every one, and every compare, is of one key
   bool Parse(std::string_view bytes);
 };
+
+// Whether a request wants its answer from this member as it is, be it behind the others. Such a transaction holds nothing
+// but serializable ranges (or nothing).
+bool IsSerializableRange(std::string_view request);
+bool IsSerializableTxn(std::string_view request);
 
 // gRPC's length-prefixed message in place: room for the prefix, then the message, then EndFrame.
 inline size_t BeginFrame(std::string* to) {

@@ -26,8 +26,6 @@ constexpr HotRow kHot[] = {
     {"/etcdserverpb.Watch/Watch", Method::kStreaming},
 };
 
-constexpr int64_t kOverdueEveryNs = 500'000'000;
-
 }  // namespace
 
 // A method of which Python sends the messages. What the client sends behind its first message is not looked at, as in a
@@ -86,39 +84,65 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
             events_.Push(&ready);
           }),
       threads_(options_.io_threads),
+      reads_(
+          options_.reads,
+          [this](IoThread* thread, std::vector<ParkedRead> reads, Code code) {
+            RunReads(thread, std::move(reads), code);
+          },
+          [this] { events_.Push({.kind = Event::kReads}); }),
       proposer_(backend),
+      follower_({&leases_, &quota_, options_.member_id, &events_,
+                 [this](IoThread* thread, std::vector<uint64_t> calls) {
+                   auto tell = [this, thread, calls = std::move(calls)] { Of(thread)->keep_alives.LeaseEnded(calls); };
+                   if (thread->IsCurrent()) {
+                     tell();
+                   } else {
+                     thread->Post(std::move(tell));
+                   }
+                 },
+                 [this](uint64_t sequence, std::span<const FollowedCommand> commands) {
+                   return raft_proposer_.Tokens(sequence, commands);
+                 }}),
       aftermath_(
-          Aftermath::Parts{&errors_, &leases_, &quota_, options_.member_id, &events_, &watches_, &metrics_, &methods_,
-                           [this](IoThread* thread, std::vector<uint64_t> calls) {
-                             auto tell = [this, thread, calls = std::move(calls)] {
-                               Of(thread)->keep_alives.LeaseEnded(calls);
-                             };
-                             if (thread->IsCurrent()) {
-                               tell();
-                             } else {
-                               thread->Post(std::move(tell));
-                             }
-                           },
+          Aftermath::Parts{&errors_, &follower_, &events_, &watches_, &metrics_, &methods_,
                            [this](uint8_t method) { return rows_[method]->path; }, [this] { return NewLeaseId(); }},
           options_.aftermath),
-      committer_(&proposer_, options_.committer, &aftermath_, [this](const std::string& reason) {
-        Event died;
-        died.kind = Event::kDied;
-        died.text = reason;
-        events_.Push(std::move(died));
-      }) {
+      committer_(&proposer_, options_.committer, &aftermath_,
+                 [this](const std::string& reason) {
+                   Event died;
+                   died.kind = Event::kDied;
+                   died.text = reason;
+                   events_.Push(std::move(died));
+                 }),
+      raft_proposer_(backend, &committer_, &aftermath_, options_.member_id) {
   for (const HotRow& row : kHot) AddMethod(std::string(row.path), row.kind);
   for (const ColdMethod& cold : options_.cold) {
     AddMethod(cold.path, cold.streams ? Method::kStreaming : Method::kUnary);
   }
   methods_ = std::vector<Metrics::OfMethod>(rows_.size());
   watch_parts_ = {backend_, &watches_, &errors_, &metrics_, &ticker_, options_.watch};
-  keep_alive_parts_ = {backend_, &leases_, &errors_};
-  range_stream_parts_ = {backend_, &readers_, &errors_, &methods_[kRangeStream], options_.chunk_bytes};
+  keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_};
+  range_stream_parts_ = {backend_,
+                         &readers_,
+                         &errors_,
+                         &methods_[kRangeStream],
+                         options_.chunk_bytes,
+                         [this](Call* call, std::string_view request, const std::shared_ptr<RangeStream::Link>& link) {
+                           const uint8_t mode = mode_.load(std::memory_order_relaxed);
+                           if ((mode & kGated) == 0 || IsSerializableRange(request)) return false;
+                           Park(call, kRangeStream, {}, link);
+                           return true;
+                         }};
   aftermath_.set_committer(&committer_);
+  if (options_.first_sequence == 0) return;
+  UseRaft(options_.first_sequence);
+  SetLeader(/*is_leader=*/false, /*known=*/false, /*connected=*/true);
 }
 
-NodeService::~NodeService() { StopThreads(); }
+NodeService::~NodeService() {
+  if ((mode_ & kGated) != 0) backend_->SetFollower(nullptr);
+  StopThreads();
+}
 
 void NodeService::AddMethod(std::string path, Method::Kind kind) {
   auto row = std::make_unique<Row>();
@@ -140,11 +164,12 @@ const Method* NodeService::Find(std::string_view path) {
 
 void NodeService::Start() {
   committer_.Start();
-  ticker_.After(kOverdueEveryNs, [this] { RefuseOverdue(); });
+  RefuseOverdue();
 }
 
 void NodeService::StopCalls(const std::vector<IoThread*>& threads) {
-  stopping_.store(true, std::memory_order_release);
+  Set(kStopping, true);
+  reads_.Stop();
   for (IoThread* const thread : threads) {
     thread->Post([this, thread] {
       PerThread* const of = Of(thread);
@@ -155,6 +180,12 @@ void NodeService::StopCalls(const std::vector<IoThread*>& threads) {
 }
 
 IoThread* NodeService::thread(size_t index) const { return threads_[index]->watches.thread(); }
+
+bool NodeService::StopWrites(int64_t timeout_ms) {
+  const bool ended = committer_.Stop(timeout_ms);
+  if (!ended) raft_proposer_.GiveUp(Code::kStopped);
+  return ended;
+}
 
 void NodeService::StopThreads() {
   ticker_.Stop();
@@ -173,11 +204,7 @@ NodeService::PerThread* NodeService::Of(IoThread* thread) {
 void NodeService::Unary(const Method& method, Call* call, std::string_view message) {
   Metrics::Add(&methods_[method.number].started, 1);
   ++Of(call->thread())->calls;
-  if (stopping_.load(std::memory_order_relaxed)) {
-    methods_[method.number].Handled(GrpcCode::kUnavailable);
-    call->Finish(GrpcCode::kUnavailable, kStoppedText);
-    return;
-  }
+  if (mode_.load(std::memory_order_relaxed) != 0 && Intercepts(method, call, message)) return;
   switch (method.number) {
     case kRange:
       return Range(call, message);
@@ -202,10 +229,12 @@ std::unique_ptr<CallHandler> NodeService::Open(const Method& method, Call* call)
   Metrics::Add(&methods_[method.number].started, 1);
   PerThread* const of = Of(call->thread());
   ++of->calls;
-  if (stopping_.load(std::memory_order_relaxed)) {
-    call->Finish(GrpcCode::kUnavailable, kStoppedText);
+  if (const Code code = WhyRefused(method, *call, {}); code != Code::kOk) {
+    methods_[method.number].Handled(errors_.grpc_code(code));
+    errors_.Refuse(call, code);
     return nullptr;
   }
+  RememberNeed(of, call);
   switch (method.number) {
     case kRangeStream:
       return std::make_unique<RangeStream>(&range_stream_parts_, call);
@@ -234,6 +263,8 @@ void NodeService::Gone(const Method& method, uint64_t call_id, IoThread* thread)
 
 void NodeService::TurnEnd(IoThread* thread) {
   PerThread* const of = Of(thread);
+  if (of->keep_alives.has_renewals())
+    of->events.push_back({.kind = Event::kRenew, .leases = of->keep_alives.TakeRenewals()});
   events_.Push(&of->events);
   if (!of->writes.empty()) {
     const size_t writes = of->writes.writes.size();
@@ -254,6 +285,8 @@ void NodeService::TurnEnd(IoThread* thread) {
       Deliver(thread, std::move(answers));
     }
   }
+  if (const uint64_t round = of->keep_alives.TakeRound(); round != 0) ParkKeepAlives(of, round);
+  if (!of->parked.reads.empty()) ParkTurn(of, thread);
   of->watches.Run();
   of->calls = 0;
 }
@@ -317,6 +350,8 @@ std::vector<std::pair<std::string, uint64_t>> NodeService::Counters() const {
       {"batch_bytes", metrics_.batch_bytes},
       {"commit_ns", metrics_.commit_ns},
       {"batches_at_once", committer_.at_once_count()},
+      {"batches_open", raft_proposer_.open()},
+      {"reads_parked", reads_.size()},
       {"reads_inline", metrics_.reads_inline},
       {"reads_off_thread", metrics_.reads_off_thread},
       {"watch_responses", metrics_.watch_responses},

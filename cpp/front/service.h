@@ -5,15 +5,18 @@
 //   Aftermath RangeStream, LeaseKeepAlive, Watch -----------------------> range_stream.h, keep_alive.h, watch_stream.h
 //   all others -----------------------------------------------> this turn's events --TurnEnd--> EventQueue --> asyncio
 //
+// A member alone commits for itself. One of several (UseRaft) is driven by Python, in batches: it takes proposals
+// (raft_proposer.h), confirms reads (read_gate.h), asks the leader to renew leases (keep_alive.h) and says who leads.
+//
 // Invariants:
-// - a read needs no confirmation: the only member's revision covers every acknowledged write. (With peers a
-// linearizable
-//   read is gathered like a write and answered once leadership is confirmed: Reads go through Read() for that.)
+// - alone, a read needs no confirmation: the only member's revision covers every acknowledged write. In a cluster a
+//   linearizable one is parked until it is confirmed.
 // - a write that needs no state to be refused never reaches the log.
 // - once Stop has begun, calls are refused and streams ended; writes that were taken are still answered.
 // Thread safety: what Service declares, from the IoThreads; everything else from any thread.
 //
-// Files: service.cc (table, turns, cold calls, life), service_kv.cc (reads and writes).
+// Files: service.cc (table, turns, cold calls, life), service_kv.cc (reads and writes), service_cluster.cc (what only a
+// cluster needs).
 #pragma once
 
 #include <atomic>
@@ -37,8 +40,11 @@
 #include "front/metrics.h"
 #include "front/proposer.h"
 #include "front/quota.h"
+#include "front/raft_proposer.h"
 #include "front/range_stream.h"
+#include "front/read_gate.h"
 #include "front/reader_pool.h"
+#include "front/state_follower.h"
 #include "front/ticker.h"
 #include "front/watch_router.h"
 #include "front/watch_stream.h"
@@ -61,8 +67,11 @@ struct ServiceOptions {
   uint64_t quota_bytes = 0;  // 0: none
   int64_t lease_ttl_min_s = 0;
   int64_t request_timeout_ns = 0;
+  int64_t election_timeout_ns = 1'000'000'000;
+  uint64_t first_sequence = 0;    // not 0: a member of several from the beginning, as UseRaft, and without a leader
   size_t at_once_writes_max = 4;  // a turn with no more to do than so many writes commits them itself
   CommitterOptions committer;
+  ReadGateOptions reads;
   AftermathOptions aftermath;
   WatchOptions watch;
 };
@@ -85,8 +94,9 @@ class NodeService final : public Service {
   void Start();
   // Calls are refused from now on, streams end; `threads`: all of the server's.
   void StopCalls(const std::vector<IoThread*>& threads);
-  // Commits what was submitted; false if that takes longer. Python may submit until here.
-  bool StopWrites(int64_t timeout_ms) { return committer_.Stop(timeout_ms); }
+  // Commits what was submitted; false if that takes longer. Python may submit until here. In a cluster Python goes on
+  // taking and applying meanwhile; what is left then is answered that the server stops.
+  bool StopWrites(int64_t timeout_ms);
   // Ends the threads of the service. REQUIRES: the server's have ended.
   void StopThreads();
 
@@ -99,6 +109,24 @@ class NodeService final : public Service {
   EventQueue* events() { return &events_; }
   LeaseClock* leases() { return &leases_; }
   Quota* quota() { return &quota_; }
+  // All of the server's, before it starts.
+  void SetThreads(std::vector<IoThread*> threads) { io_threads_ = std::move(threads); }
+
+  // -- in a cluster (service_cluster.cc); from one thread
+  // From now on what gathers is for Take, numbered from first_sequence on; returns when no commit is under way. Nothing
+  // is lost or answered twice. The store must still take commits when this is called.
+  void UseRaft(uint64_t first_sequence);
+  RaftProposer* proposer() { return &raft_proposer_; }
+  ReadGate* reads() { return &reads_; }
+  // At every change of leader. is_leader: the clock follows leases from now on; RestoreLeases completes it. known:
+  // there is a leader. connected: its, or as leader a majority's, messages arrive.
+  void SetLeader(bool is_leader, bool known, bool connected);
+  // What the store holds, read after SetLeader; then this member answers keep-alives. Also of a member alone.
+  void RestoreLeases(const std::vector<LeaseClock::Granted>& leases, double now, double grace_s);
+  // Answers to kRenew: lease -> ttl, 0: there is no such lease. Those left out stay unanswered until they are overdue.
+  void Renewed(std::unordered_map<int64_t, int64_t> ttls);
+  // A learner answers nothing but Status and serializable ranges.
+  void SetLearner(bool learner);
   size_t method_count() const { return rows_.size(); }
   const std::string& method_path(size_t number) const { return rows_[number]->path; }
   // name -> value, for /metrics.
@@ -135,17 +163,38 @@ class NodeService final : public Service {
     WatchThread watches;
     KeepAliveThread keep_alives;
     WriteGroup writes;
+    ParkedTurn parked;
+    std::vector<uint64_t>
+        need_leader;  // streams that end without one; those that are over are swept when there are many
+    size_t need_leader_max = 64;
     std::vector<Event> events;
     size_t calls = 0;  // begun in this turn
     std::unordered_map<uint64_t, std::shared_ptr<std::atomic<bool>>>
         reading;  // off thread; true: nobody waits any more
   };
   class ColdStream;
+  // What is not as in a member alone that serves; bits of mode_.
+  enum : uint8_t { kStopping = 1, kGated = 2, kLeaderless = 4, kLearner = 8 };
 
   void AddMethod(std::string path, Method::Kind kind);
   PerThread* Of(IoThread* thread);
   IoThread* thread(size_t index) const;  // REQUIRES: an event has come from it
   void Cold(const Method& method, Call* call, std::string_view message);
+
+  // service_cluster.cc
+  bool Intercepts(const Method& method, Call* call, std::string_view message);  // true: it is answered or parked
+  Code WhyRefused(const Method& method, const Call& call, std::string_view message) const;
+  bool IsLinearizable(const Method& method, std::string_view message) const;
+  void Park(Call* call, uint32_t method, std::string_view request, std::shared_ptr<RangeStream::Link> stream);
+  void ParkKeepAlives(PerThread* of, uint64_t round);
+  void ParkTurn(PerThread* of, IoThread* thread);
+  void RunReads(IoThread* thread, std::vector<ParkedRead> reads, Code code);
+  void RememberNeed(PerThread* of, Call* call);
+  void EndLeaderless(uint64_t change);
+  void RefuseOverdue();
+  Code OverdueCode(int64_t began_ns) const;
+  void EachThread(const std::function<void(PerThread*, IoThread*)>& function);
+  void Set(uint8_t bit, bool on);
 
   // service_kv.cc
   void Range(Call* call, std::string_view message);
@@ -156,7 +205,6 @@ class NodeService final : public Service {
   void WriteCall(Call* call, HotMethod method, uint64_t tag, std::string_view payload, bool id_chosen = false);
   void Answer_(Call* call, uint32_t method, Code code, std::string response);
   void RaiseAlarm(PerThread* of);
-  void RefuseOverdue();
   int64_t NewLeaseId() const;
 
   Backend* const backend_;
@@ -179,11 +227,20 @@ class NodeService final : public Service {
   KeepAliveParts keep_alive_parts_;
   RangeStream::Parts range_stream_parts_;
   std::vector<std::unique_ptr<PerThread>> threads_;  // by IoThread::index(), each made by its own thread
-  std::atomic<bool> stopping_{false};
+  std::vector<IoThread*> io_threads_;
+  std::atomic<uint8_t> mode_{0};
+  std::atomic<LeaseTimer> lease_timer_{LeaseTimer::kAlone};
+  // When the leader was last another one; how often; whether it is heard.
+  std::atomic<int64_t> elected_ns_{0};
+  std::atomic<uint64_t> leader_changes_{0};
+  std::atomic<bool> connected_{true};
+  ReadGate reads_;
 
   DirectProposer proposer_;
+  StateFollower follower_;
   Aftermath aftermath_;
-  Committer committer_;  // last: its thread uses all of the above
+  Committer committer_;         // its thread uses all of the above
+  RaftProposer raft_proposer_;  // last: it is fed by the committer
 };
 
 }  // namespace fastkv::front

@@ -122,14 +122,4 @@ int64_t NodeService::NewLeaseId() const {
   }
 }
 
-void NodeService::RefuseOverdue() {
-  for (const auto& [thread, call_id] : committer_.Overdue(NowNs() - options_.request_timeout_ns)) {
-    std::vector<Answer> answers;
-    answers.push_back({call_id, GrpcCode::kUnavailable, std::string(kTimedOutText)});
-    thread->Post(std::move(answers));
-  }
-  constexpr int64_t kEveryNs = 500'000'000;
-  ticker_.After(kEveryNs, [this] { RefuseOverdue(); });
-}
-
 }  // namespace fastkv::front

@@ -72,7 +72,7 @@ using epoch_internal::OldestInside;
 
 void Retired::Add(void* memory, Deleter deleter, void* context) { items_.push_back({memory, deleter, context, 0}); }
 
-void Retired::Reclaim() {
+void Retired::Reclaim(size_t items_max) {
   if (items_.empty()) return;
   // Stamped here and not in Add: an epoch read there could be older than what a reader has entered at since (another
   // store's writer raises it too), while the unlinking store is not yet seen. Who enters at `now` or later sees all of
@@ -80,7 +80,7 @@ void Retired::Reclaim() {
   const uint64_t now = g_epoch.fetch_add(1, std::memory_order_seq_cst) + 1;
   for (auto item = items_.rbegin(); item != items_.rend() && item->epoch == 0; ++item) item->epoch = now - 1;
   const uint64_t oldest = OldestInside(now);
-  while (!items_.empty() && items_.front().epoch < oldest) {
+  for (; items_max > 0 && !items_.empty() && items_.front().epoch < oldest; --items_max) {
     items_.front().deleter(items_.front().memory, items_.front().context);
     items_.pop_front();
   }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 
@@ -68,7 +69,8 @@ class Retired {
   using Deleter = void (*)(void* memory, void* context);
   ~Retired() { Drain(); }
   void Add(void* memory, Deleter deleter, void* context = nullptr);
-  void Reclaim();  // frees what no reader can see; cheap when there is nothing
+  // Frees what no reader can see, the oldest first and at most `items_max`; cheap when there is nothing.
+  void Reclaim(size_t items_max = SIZE_MAX);
   void Drain();    // frees everything. REQUIRES: no reader is inside any more
   size_t size() const { return items_.size(); }
 

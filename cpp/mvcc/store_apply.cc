@@ -7,6 +7,12 @@
 
 namespace fastkv {
 
+namespace {
+
+constexpr size_t kReclaimFrom = 64, kReclaimMax = 1024;
+
+}  // namespace
+
 Store::Store() : current_(std::make_unique<Contents>()), contents_(current_.get()) {}
 Store::~Store() = default;
 
@@ -35,8 +41,9 @@ void Store::AppendHeader(std::string* to, int64_t revision) const {
 }
 
 Code Store::Apply(uint64_t tag, std::string_view payload, std::string* response) {
-  // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put.
-  if (current_->retired.size() >= 64) current_->retired.Reclaim();
+  // Every few dozen retired pieces, not every command: a scan of the readers costs about as much as a small put. More
+  // than a command retires, and not all at once: a long read may have held back what a whole compaction has released.
+  if (current_->retired.size() >= kReclaimFrom) current_->retired.Reclaim(kReclaimMax);
   if (replaced_.size() > 0) [[unlikely]]
     replaced_.Reclaim();
   if (!alarms_.empty()) {

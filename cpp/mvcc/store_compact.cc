@@ -13,6 +13,12 @@
 
 namespace fastkv {
 
+namespace {
+
+constexpr size_t kReclaimMin = 64;  // with four pieces a revision, more than one retires: what was held back goes too
+
+}  // namespace
+
 Code Store::ApplyCompaction(std::string_view payload, std::string* response) {
   CompactionRequest request;
   if (!request.Parse(payload)) return Code::kMalformed;
@@ -58,7 +64,7 @@ bool Store::CompactStep(size_t revisions_max) {
   // First out of the readers' sight, then retired.
   index.TrimTo(trim);
   for (Record* record : garbage) RetireRecord(record);
-  current_->retired.Reclaim();
+  current_->retired.Reclaim(revisions_max > SIZE_MAX / 4 ? SIZE_MAX : 4 * revisions_max + kReclaimMin);
   const bool done = compact_position_ == end || index.at(compact_position_)->main() > compacted;
   compact_pending_ = !done;
   return done;

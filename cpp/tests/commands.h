@@ -95,6 +95,7 @@ struct RangeOptions {
   int32_t sort_order = 0, sort_target = 0;
   bool keys_only = false, count_only = false;
   int64_t min_mod_revision = 0, max_mod_revision = 0;
+  bool serializable = false;
 };
 inline std::string RangeBytes(std::string_view key, std::string_view range_end = {}, const RangeOptions& options = {}) {
   std::string bytes;
@@ -104,6 +105,7 @@ inline std::string RangeBytes(std::string_view key, std::string_view range_end =
   AppendNumber(&bytes, 4, options.revision);
   AppendNumber(&bytes, 5, options.sort_order);
   AppendNumber(&bytes, 6, options.sort_target);
+  AppendBool(&bytes, 7, options.serializable);
   AppendBool(&bytes, 8, options.keys_only);
   AppendBool(&bytes, 9, options.count_only);
   AppendNumber(&bytes, 10, options.min_mod_revision);

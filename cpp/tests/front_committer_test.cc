@@ -113,6 +113,7 @@ TEST_F(CommitterTest, NobodyWaitsForASlowDiskInHisOwnThread) {
 }
 
 TEST_F(CommitterTest, WhatWaitsIsBounded) {
+  FakeThread thread;
   CommitterOptions options;
   options.waiting_writes_max = 10;
   options.waiting_bytes_max = 1'000;
@@ -120,13 +121,13 @@ TEST_F(CommitterTest, WhatWaitsIsBounded) {
   Submit(Group(1));
   proposer.began.acquire();
   EXPECT_EQ(Submit(Group(10)), Committer::Taken::kYes);
-  WriteGroup refused = Group(1);
+  WriteGroup refused = Group(1, 10, 0, &thread);
   EXPECT_EQ(committer->Submit(&refused, false), Committer::Taken::kFull);
   EXPECT_EQ(refused.writes.size(), 1u) << "it was taken all the same";
   proposer.go_on.release(1);
   proposer.began.acquire();
   EXPECT_EQ(Submit(Group(1, 5'000)), Committer::Taken::kYes) << "refused although nothing waits";
-  EXPECT_EQ(Submit(Group(1)), Committer::Taken::kFull);
+  EXPECT_EQ(Submit(Group(1, 10, 0, &thread)), Committer::Taken::kFull);
   proposer.go_on.release(2);
   EXPECT_TRUE(committer->Stop(20'000));
   EXPECT_EQ(sink.commands, 12u);
@@ -141,7 +142,7 @@ TEST_F(CommitterTest, OverdueCallsAreNamedOnce) {
   Submit(Group(1, 10, /*began_ns=*/150, nullptr));
   auto named = [this](int64_t before_ns) {
     std::vector<uint64_t> ids;
-    for (const auto& [_, id] : committer->Overdue(before_ns)) ids.push_back(id);
+    for (const auto& call : committer->Overdue(before_ns)) ids.push_back(call.call_id);
     return ids;
   };
   EXPECT_EQ(named(100), std::vector<uint64_t>{});
@@ -181,6 +182,20 @@ TEST(LeaseClockTest, ARenewedLeaseEndsLater) {
   EXPECT_EQ(clock.Expired(20, 100), (std::vector<int64_t>{2, 1}));
   EXPECT_EQ(clock.Renew(1, 20), 0);
   EXPECT_EQ(clock.Renew(3, 20), 0);
+  clock.Grant(4, 10, 20);
+  EXPECT_EQ(clock.RenewAll({4, 1, 3}, 25), (std::vector<int64_t>{10, -1, 0}));
+}
+
+TEST(LeaseClockTest, AClockThatWasClearedHasNoAnswerUntilItIsRestored) {
+  LeaseClock clock;
+  clock.Grant(1, 10, 0);
+  clock.Clear();
+  EXPECT_EQ(clock.size(), 0u);
+  EXPECT_TRUE(std::isinf(clock.NextDeadline()));
+  EXPECT_EQ(clock.Renew(1, 0, {}), -1);
+  clock.Restore({{1, 10, 0}}, 0, 0);
+  EXPECT_EQ(clock.Renew(1, 0, {}), 10);
+  EXPECT_EQ(clock.Renew(2, 0, {}), 0);
 }
 
 TEST(LeaseClockTest, ALeaseGrantedAgainIsAnother) {

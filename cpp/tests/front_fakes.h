@@ -60,7 +60,7 @@ class FakeCall final : public Call {
   uint64_t id() const override { return id_; }
   IoThread* thread() const override;
   const Peer& peer() const override { return peer_; }
-  const Metadata& metadata() const override { return metadata_; }
+  const Metadata& metadata() const override { return sent_metadata; }
   int64_t deadline_ns() const override { return INT64_MAX; }
   void Reply(std::string message) override {
     messages.push_back(std::move(message));
@@ -101,13 +101,13 @@ class FakeCall final : public Call {
   bool ended = false;
   GrpcCode code = GrpcCode::kUnknown;
   std::string text;
+  Metadata sent_metadata{{"name", "value"}};
   std::unique_ptr<CallHandler> handler;
 
  private:
   FakeThread* const thread_;
   const uint64_t id_;
   const Peer peer_;
-  const Metadata metadata_{{"name", "value"}};
 };
 
 class FakeThread final : public IoThread {
@@ -188,6 +188,52 @@ class FakeBackend final : public Backend {
     }
     return backend_->Commit(commands, results);
   }
+  void ExpectApplied(uint64_t sequence, ApplyObserver* observer) override {
+    const std::lock_guard lock(mutex_);
+    expected_[sequence] = observer;
+  }
+  bool ForgetApplied(uint64_t sequence) override {
+    const std::lock_guard lock(mutex_);
+    return expected_.erase(sequence) > 0;
+  }
+  void SetFollower(ApplyFollower* follower) override {
+    const std::lock_guard lock(mutex_);
+    follower_ = follower;
+  }
+  // As Replica::Apply does with one committed entry.
+  void Apply(uint64_t member, std::string_view data) {
+    ByteReader in(data);
+    uint64_t origin = 0, sequence = 0;
+    ASSERT_TRUE(in.U64(&origin) && in.U64(&sequence));
+    std::vector<Command> commands;
+    ASSERT_TRUE(ForEachCommand(data, [&commands](const Command& command) {
+      commands.push_back(command);
+      return true;
+    }));
+    std::vector<CommandResult> results(commands.size());
+    ASSERT_TRUE(backend_->Commit(commands, results).ok());
+    std::vector<FollowedCommand> followed;
+    for (size_t i = 0; i < commands.size(); ++i) {
+      if (commands[i].tag < kCompactionTag) continue;
+      followed.push_back({i, commands[i].tag, commands[i].payload, results[i].code, results[i].response});
+    }
+    ApplyFollower* follower = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      follower = follower_;
+    }
+    if (follower != nullptr && !followed.empty()) follower->Followed(origin == member ? sequence : 0, followed);
+    ApplyObserver* observer = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = expected_.find(sequence);
+      if (origin != member || found == expected_.end()) return;
+      observer = found->second;
+      expected_.erase(found);
+    }
+    observer->Applied(sequence, std::move(results));
+  }
+
   uint64_t WatchAdd(WatchSpec spec) override { return backend_->WatchAdd(std::move(spec)); }
   void WatchCancel(uint64_t id) override { backend_->WatchCancel(id); }
   WatchNews WatchTake(uint64_t id, size_t bytes_max, bool* more) override {
@@ -211,6 +257,9 @@ class FakeBackend final : public Backend {
  private:
   std::unique_ptr<Db> db_;
   std::unique_ptr<Backend> backend_;
+  std::mutex mutex_;
+  std::map<uint64_t, ApplyObserver*> expected_;
+  ApplyFollower* follower_ = nullptr;
 };
 
 inline ServiceOptions TestOptions() {
@@ -223,6 +272,15 @@ inline ServiceOptions TestOptions() {
       {static_cast<uint8_t>(Code::kMalformed), 3, "of no consequence"},
       {static_cast<uint8_t>(Code::kStreamSort), 12, "RangeStream does not support custom sort orders"},
       {static_cast<uint8_t>(Code::kIoError), 14, "fastkv: input/output error"},
+      {static_cast<uint8_t>(Code::kStopped), 14, "etcdserver: server stopped"},
+      {static_cast<uint8_t>(Code::kTooManyRequests), 8, "etcdserver: too many requests"},
+      {static_cast<uint8_t>(Code::kTimedOut), 14, "etcdserver: request timed out"},
+      {static_cast<uint8_t>(Code::kTimedOutLeaderFailed), 14, "timed out, leader failed"},
+      {static_cast<uint8_t>(Code::kTimedOutDisconnected), 14, "timed out, disconnected"},
+      {static_cast<uint8_t>(Code::kDeadlineExceeded), 4, "context deadline exceeded"},
+      {static_cast<uint8_t>(Code::kNoLeader), 14, "etcdserver: no leader"},
+      {static_cast<uint8_t>(Code::kLeaderChanged), 14, "etcdserver: leader changed"},
+      {static_cast<uint8_t>(Code::kNotForLearner), 9, "etcdserver: rpc not supported for learner"},
   };
   options.cold = {{"/x.Y/Cold", false}, {"/x.Y/Stream", true}};
   options.member_id = 7;
@@ -238,6 +296,7 @@ class ServiceTest : public ::testing::Test {
  protected:
   void Begin(ServiceOptions options = TestOptions()) {
     service = std::make_unique<NodeService>(&backend, std::move(options));
+    service->SetThreads({&thread});
     service->Start();
   }
   void TearDown() override {
@@ -253,15 +312,17 @@ class ServiceTest : public ::testing::Test {
     Turn();
     return call;
   }
-  FakeCall* Begin(std::string_view path, std::string_view message) {
+  FakeCall* Begin(std::string_view path, std::string_view message, Metadata metadata = {{"name", "value"}}) {
     const Method* const method = service->Find(path);
     EXPECT_NE(method, nullptr) << path;
     FakeCall* const call = thread.Begin();
+    call->sent_metadata = std::move(metadata);
     service->Unary(*method, call, message);
     return call;
   }
-  FakeCall* Open(std::string_view path) {
+  FakeCall* Open(std::string_view path, Metadata metadata = {}) {
     FakeCall* const call = thread.Begin();
+    call->sent_metadata = std::move(metadata);
     call->handler = service->Open(*service->Find(path), call);
     return call;
   }

@@ -9,19 +9,21 @@ there are some: no C++ thread ever waits for the GIL.
 Thread safety: as cpp/front/node_front.h and service.h say; one Python thread at a time uses a Front.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
 from libcpp.utility cimport move
 from libcpp.vector cimport vector
 
 from fastkv._front_cpp cimport (
     Backend, Code, ColdMethod, Committed, ErrorRow, Event, Granted, GrpcCode, Left, Listener, NodeFront, NowNs,
-    ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted,
-    MethodTotals, kRejected, string_view,
+    MethodTotals, Proposal, ServerOptions, ServerStats, ServiceOptions, Status, WriteGroup, kCall, kCommitted, kRejected,
+    kRenew, string_view,
 )
 from fastkv._front_cpp cimport LeaseClock as CppLeaseClock
 
@@ -32,6 +34,7 @@ from fastkv import errors
 
 # Kinds of events: cpp/front/event_queue.h.
 CALL, WRITABLE, END, HTTP1, COMMITTED, SLOW_BATCH, SLOW_CALL, LEASES, QUOTA, DIED, LOG, REJECTED, WATCH = range(13)
+PROPOSALS, READS, RENEW = range(13, 16)
 
 
 def now():
@@ -75,15 +78,19 @@ cdef object _event(const Event& event):
         return <int>event.kind, <int>event.code, _text(event.text), _commands(event)
     if event.kind == kRejected:
         return <int>event.kind, _text(event.text), _text(event.body)
+    if event.kind == kRenew:
+        return <int>event.kind, list(event.leases)
     return <int>event.kind, event.thread, event.call, event.number, event.count, _text(event.text)
 
 
+# What it uses must outlive it, whatever order the garbage collector finds.
+@cython.no_gc_clear
 cdef class Front:
     """
     Service and server over a store. `engine.backend()` is the way to it; the engine is kept alive.
 
     options: cpp/front/service.h, ServiceOptions. error_rows: (engine code, gRPC code, text). cold: (path, whether the
-    server streams).
+    server streams). proposer: "direct", of a member alone, which commits for itself; "raft": see "in a cluster".
     """
 
     cdef unique_ptr[NodeFront] _front
@@ -93,11 +100,15 @@ cdef class Front:
     def __init__(
         self, engine, *, error_rows, cold, int io_threads, int reader_threads, size_t chunk_bytes,
         uint64_t member_id, uint64_t quota_bytes, int64_t lease_ttl_min_s, double request_timeout_s, int at_once_writes_max, double slow_batch_s,
-        double slow_call_s, size_t fragment_bytes, double progress_interval_s,
+        double slow_call_s, size_t fragment_bytes, double progress_interval_s, str proposer="direct",
+        uint64_t first_sequence=0, double election_timeout_s=1.0, size_t waiting_writes_max=0,
+        size_t waiting_bytes_max=0,
     ):
         cdef ServiceOptions options
         cdef ErrorRow row
         cdef ColdMethod method
+        if proposer not in ("direct", "raft") or (proposer == "raft") != (first_sequence > 0):
+            raise ValueError(f"proposer {proposer!r} with first_sequence {first_sequence}")
         self._engine = engine
         self._capsule = engine.backend()
         for number, grpc_code, text in error_rows:
@@ -116,7 +127,13 @@ cdef class Front:
         options.quota_bytes = quota_bytes
         options.lease_ttl_min_s = lease_ttl_min_s
         options.request_timeout_ns = <int64_t>(request_timeout_s * 1e9)
+        options.election_timeout_ns = <int64_t>(election_timeout_s * 1e9)
+        options.first_sequence = first_sequence
         options.at_once_writes_max = at_once_writes_max
+        if waiting_writes_max:
+            options.committer.waiting_writes_max = waiting_writes_max
+        if waiting_bytes_max:
+            options.committer.waiting_bytes_max = waiting_bytes_max
         options.aftermath.slow_batch_ns = <int64_t>(slow_batch_s * 1e9)
         options.aftermath.slow_call_ns = <int64_t>(slow_call_s * 1e9)
         options.watch.fragment_bytes = fragment_bytes
@@ -221,6 +238,74 @@ cdef class Front:
         cdef string text = body
         self._front.get().service().EndCold(thread, call, method, <GrpcCode>code, move(text))
 
+    # -- in a cluster -----------------------------------------------------------------------------------------
+
+    def use_raft(self, uint64_t first_sequence):
+        """
+        Of a "direct" front: what gathers from now on is for take_proposal, and linearizable reads are for take_reads.
+        Returns when no commit is under way; only then may the engine cease to take commits. Nothing is lost or answered
+        twice.
+        """
+        with nogil:
+            self._front.get().service().UseRaft(first_sequence)
+
+    def take_proposal(self, size_t bytes_max=8 << 20):
+        """
+        What has gathered, closed into one batch of about bytes_max: (sequence, data of an entry); None: nothing waits.
+        An event PROPOSALS follows when there is more. Its answers go out when `engine.apply` has applied it.
+        """
+        cdef Proposal taken
+        with nogil:
+            taken = self._front.get().service().proposer().Take(bytes_max)
+        return (taken.sequence, _bytes(taken.data)) if taken.sequence else None
+
+    def settle(self, uint64_t sequence, int code):
+        """Every asker of that open batch is told this error (errors.Code). False: it has been answered already."""
+        cdef cbool settled
+        with nogil:
+            settled = self._front.get().service().proposer().Settle(sequence, <Code>code)
+        return settled
+
+    def take_reads(self):
+        """Closes the group of linearizable reads that wait: its number; None: none waits. Event READS: there are some."""
+        cdef uint64_t group
+        with nogil:
+            group = self._front.get().service().reads().Take()
+        return group or None
+
+    def release_reads(self, uint64_t group, int code=0):
+        """Answers the group's reads as of now, or with that error. False: there is no such group any more."""
+        cdef cbool released
+        with nogil:
+            released = self._front.get().service().reads().Release(group, <Code>code)
+        return released
+
+    def set_leader(self, cbool is_leader, cbool known, cbool connected=True):
+        """
+        At every change. is_leader: this member times the leases; `leases().restore` with what the engine holds, read
+        after this call, completes it. known: there is a leader. connected: this member hears it, or a majority.
+        """
+        with nogil:
+            self._front.get().service().SetLeader(is_leader, known, connected)
+
+    def set_learner(self, cbool learner):
+        """A learner answers Status and serializable ranges only."""
+        self._front.get().service().SetLearner(learner)
+
+    def renewed(self, ttls):
+        """(lease, ttl) each: what the leader answered to a RENEW; ttl 0: there is no such lease. Who is left out waits
+        until it is overdue."""
+        cdef unordered_map[int64_t, int64_t] answers
+        cdef int64_t lease, ttl
+        for lease, ttl in ttls:
+            answers[lease] = ttl
+        with nogil:
+            self._front.get().service().Renewed(answers)
+
+    def applied(self):
+        """The engine has applied entries: watchers are woken."""
+        self.wake_watchers()
+
     def wake_watchers(self):
         with nogil:
             self._front.get().service().WakeWatchers()
@@ -291,13 +376,21 @@ cdef class LeaseClock:
         cdef Granted one
         for one.id, one.ttl, one.remaining in leases:
             granted.push_back(one)
-        self._clock.Restore(granted, now, grace_s)
+        if self._front is None:
+            self._clock.Restore(granted, now, grace_s)
+        else:
+            (<Front>self._front)._front.get().service().RestoreLeases(granted, now, grace_s)
 
     def grant(self, int64_t lease, int64_t ttl, double now):
         self._clock.Grant(lease, ttl, now)
 
     def renew(self, int64_t lease, double now):
         return self._clock.Renew(lease, now)
+
+    def renew_all(self, leases, double now):
+        """The granted TTL of each, counted anew; 0: there is no such lease; -1: it is due, and will be revoked."""
+        cdef vector[int64_t] ids = leases
+        return list(self._clock.RenewAll(ids, now))
 
     def revoke(self, int64_t lease):
         self._clock.Revoke(lease)

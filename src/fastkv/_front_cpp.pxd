@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.utility cimport pair
 from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
 
@@ -52,6 +53,7 @@ cdef extern from "front/event_queue.h" namespace "fastkv::front" nogil:
         kCall "fastkv::front::Event::kCall"
         kCommitted "fastkv::front::Event::kCommitted"
         kRejected "fastkv::front::Event::kRejected"
+        kRenew "fastkv::front::Event::kRenew"
 
     cdef cppclass Event:
         EventKind kind
@@ -64,6 +66,7 @@ cdef extern from "front/event_queue.h" namespace "fastkv::front" nogil:
         string body
         vector[pair[string, string]] metadata
         vector[Committed] commands
+        vector[int64_t] leases
 
     cdef cppclass EventQueue:
         vector[Event] Take() except +
@@ -87,6 +90,7 @@ cdef extern from "front/lease_clock.h" namespace "fastkv::front" nogil:
         void Grant(int64_t, int64_t, double) except +
         void Revoke(int64_t) except +
         int64_t Renew(int64_t, double) except +
+        vector[int64_t] RenewAll(const vector[int64_t]&, double) except +
         cbool Contains(int64_t)
         size_t size()
         cbool IsExpired(int64_t, double)
@@ -107,6 +111,22 @@ cdef extern from "front/proposer.h" namespace "fastkv::front" nogil:
         void AddOutside(uint64_t, uint64_t, string_view) except +
 
     int64_t NowNs()
+
+
+cdef extern from "front/raft_proposer.h" namespace "fastkv::front" nogil:
+    cdef cppclass Proposal "fastkv::front::RaftProposer::Proposal":
+        uint64_t sequence
+        string data
+
+    cdef cppclass RaftProposer:
+        Proposal Take(size_t) except +
+        cbool Settle(uint64_t, Code) except +
+
+
+cdef extern from "front/read_gate.h" namespace "fastkv::front" nogil:
+    cdef cppclass ReadGate:
+        uint64_t Take() except +
+        cbool Release(uint64_t, Code) except +
 
 
 cdef extern from "front/call_metrics.h" namespace "fastkv::front" nogil:
@@ -148,6 +168,8 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
 
     cdef cppclass CommitterOptions:
         size_t batch_bytes_max
+        size_t waiting_writes_max
+        size_t waiting_bytes_max
 
     cdef cppclass AftermathOptions:
         int64_t slow_batch_ns
@@ -167,6 +189,8 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         uint64_t quota_bytes
         int64_t lease_ttl_min_s
         int64_t request_timeout_ns
+        int64_t election_timeout_ns
+        uint64_t first_sequence
         size_t at_once_writes_max
         CommitterOptions committer
         AftermathOptions aftermath
@@ -179,6 +203,13 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         void WakeWatchers() except +
         void AddWatcher(uint64_t) except +
         void RemoveWatcher(uint64_t)
+        void UseRaft(uint64_t) except +
+        RaftProposer* proposer()
+        ReadGate* reads()
+        void SetLeader(cbool, cbool, cbool) except +
+        void RestoreLeases(const vector[Granted]&, double, double) except +
+        void Renewed(unordered_map[int64_t, int64_t]) except +
+        void SetLearner(cbool)
         EventQueue* events()
         LeaseClock* leases()
         Quota* quota()

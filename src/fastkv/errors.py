@@ -2,8 +2,8 @@
 Every error fastkv raises, one row each: number, class, gRPC code, exact text.
 
 Numbers below 100 are the client's errors: deterministic, the same on every replica, shared with cpp/base/status.h. From
-100 on they are the world's (disk, lock, corruption). Texts and gRPC codes of the client's errors are etcd's
-(api/v3rpc).
+100 on they are the world's (disk, lock, corruption), from 120 on a server's (no leader, not in time). Texts and gRPC
+codes of the client's and the server's errors are etcd's (api/v3rpc).
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ class Code(IntEnum):
     CLOSED = 105
     NOT_FOUND = 106
     READ_ONLY = 107
+    STOPPED = 120
+    TOO_MANY_REQUESTS = 121
+    TIMED_OUT = 122
+    TIMED_OUT_LEADER_FAILED = 123
+    TIMED_OUT_DISCONNECTED = 124
+    DEADLINE_EXCEEDED = 125
+    NO_LEADER = 126
+    LEADER_CHANGED = 127
+    NOT_FOR_LEARNER = 128
 
 
 class GrpcCode(IntEnum):
@@ -182,6 +191,31 @@ class ForkedError(ClosedError):
     """The store was opened by the parent process; open it again in the child."""
 
 
+class UnavailableError(Error):
+    """The server stops, its cluster has no leader, or time was up. A write may have been done, or be done yet."""
+
+    code = GrpcCode.UNAVAILABLE
+
+
+class DeadlineError(Error):
+    """Nobody could be asked before the time was up: the cluster has no leader."""
+
+    code = GrpcCode.DEADLINE_EXCEEDED
+
+
+class TooManyRequestsError(Error):
+    """More requests wait than are let in; nothing was done."""
+
+    code = GrpcCode.RESOURCE_EXHAUSTED
+    retryable = True
+
+
+class LearnerError(Error):
+    """A learner answers serializable reads only."""
+
+    code = GrpcCode.FAILED_PRECONDITION
+
+
 class ConflictError(Error):
     """A transactional function kept losing to other writers."""
 
@@ -217,6 +251,18 @@ TABLE: dict[Code, tuple[type[Error], str]] = {
     Code.CLOSED: (ClosedError, "fastkv: the store is closed"),
     Code.NOT_FOUND: (StorageError, "fastkv: no such file or directory"),
     Code.READ_ONLY: (ReadOnlyError, "fastkv: the store was opened readonly"),
+    Code.STOPPED: (UnavailableError, "etcdserver: server stopped"),
+    Code.TOO_MANY_REQUESTS: (TooManyRequestsError, "etcdserver: too many requests"),
+    Code.TIMED_OUT: (UnavailableError, "etcdserver: request timed out"),
+    Code.TIMED_OUT_LEADER_FAILED: (
+        UnavailableError,
+        "etcdserver: request timed out, possibly due to previous leader failure",
+    ),
+    Code.TIMED_OUT_DISCONNECTED: (UnavailableError, "etcdserver: request timed out, possibly due to connection lost"),
+    Code.DEADLINE_EXCEEDED: (DeadlineError, "context deadline exceeded"),
+    Code.NO_LEADER: (UnavailableError, "etcdserver: no leader"),
+    Code.LEADER_CHANGED: (UnavailableError, "etcdserver: leader changed"),
+    Code.NOT_FOR_LEARNER: (LearnerError, "etcdserver: rpc not supported for learner"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -171,3 +172,37 @@ def test_lengths_that_promise_more_than_there_is_allocate_nothing() -> None:
     ):
         with pytest.raises(DecodeError):
             decode_message(data)
+
+
+def test_nested_lists_take_no_more_memory_than_the_bytes_allow() -> None:
+    size = 1 << 20
+    for start in (b"", msgpack.packb(VALID)[:-2]):  # from the beginning, and where the entries belong
+        bomb = start + b"\xdd" + (size // 2).to_bytes(4, "big")
+        data = (bomb + bomb[-5:] * 900).ljust(size, b"\x01")
+        tracemalloc.start()
+        try:
+            with pytest.raises(DecodeError):
+                decode_message(data)
+            assert tracemalloc.get_traced_memory()[1] < 32 * size
+        finally:
+            tracemalloc.stop()
+
+
+def test_messages_of_many_entries_survive() -> None:
+    """Above the size from which a message's shape is checked before it is unpacked."""
+    for count, size in ((1, 5000), (15, 400), (16, 400), (300, 16), (70_000, 16)):
+        entries = tuple(
+            Entry(3, index, EntryKind.NORMAL, make_batch(1, index, bytes(size))) for index in range(6, 6 + count)
+        )
+        message = Message(Kind.APPEND, 1, 2, 3, 5, 2, 4, entries)
+        assert decode_message(memoryview(encode_message(message))) == message
+    conf = ConfState(tuple(range(1, 3000)), (5000,))
+    message = Message(Kind.SNAPSHOT, 1, 2, 3, snapshot=Snapshot(4, 3, conf, bytes(5000)))
+    assert decode_message(encode_message(message)) == message
+
+
+def test_too_many_entries_are_refused() -> None:
+    entry = Entry(3, 1, EntryKind.EMPTY, b"")
+    message = Message(Kind.APPEND, 1, 2, 3, 0, 0, 0, (entry,) * ((1 << 18) + 1))
+    with pytest.raises(DecodeError, match="entries, the limit is"):
+        decode_message(encode_message(message))

@@ -30,7 +30,7 @@ from fastkv.python.wire import decode_key_value, encode_key_value, read_varint, 
 from fastkv.types import KeyValue
 
 MAGIC = b"fkvckpt\2"
-HEAD, RECORDS, LEASES, META, ALARMS, HARD_STATE, FOOTER = 1, 2, 3, 4, 5, 6, 255
+HEAD, RECORDS, LEASES, META, ALARMS, HARD_STATE, MEMBERSHIP, FOOTER = 1, 2, 3, 4, 5, 6, 7, 255
 RECORDS_BLOCK_BYTES = 256 << 10  # a block closes at the first record at or past it
 TOMBSTONE_FLAG, FIRST_FLAG = 1, 2  # FIRST: the oldest record of a key
 LEASES_PER_BLOCK_MAX = 4096
@@ -48,7 +48,11 @@ _NAME = re.compile(r"([0-9a-f]{16})\.ckpt")
 
 @dataclass(frozen=True)
 class Picture:
-    """A state to write, or one that was read. leases: (id, ttl, remaining), ascending; hard_state: 24 bytes or none."""
+    """
+    A state to write, or one that was read. leases: (id, ttl, remaining), ascending; hard_state: 24 bytes or none.
+
+    meta and hard_state are one member's own: without them, and with a membership, it may be sent to another.
+    """
 
     index: int
     term: int
@@ -59,13 +63,21 @@ class Picture:
     meta: bytes
     alarms: list[tuple[int, int]]
     hard_state: bytes
+    membership: bytes = b""
+
+    @property
+    def may_be_sent(self) -> bool:
+        return bool(self.membership) and not self.meta and not self.hard_state
 
 
-def take_picture(store: Store, index: int, term: int, meta: bytes, hard_state: bytes) -> Picture:
+def take_picture(
+    store: Store, index: int, term: int, meta: bytes, hard_state: bytes = b"", membership: bytes = b""
+) -> Picture:
     leases = [(id, lease.ttl, lease.remaining) for id, lease in sorted(store.leases.items())]
     chains = list(store.chains())
     alarms = sorted(store.alarms)
-    return Picture(index, term, store.revision, store.compact_revision, chains, leases, meta, alarms, hard_state)
+    revisions = store.revision, store.compact_revision
+    return Picture(index, term, *revisions, chains, leases, meta, alarms, hard_state, membership)
 
 
 def restore_store(picture: Picture) -> Store:
@@ -123,6 +135,8 @@ def _blocks(picture: Picture) -> Iterator[tuple[int, bytes]]:
         yield ALARMS, b"".join(_ALARM.pack(*alarm) for alarm in picture.alarms)
     if picture.hard_state:
         yield HARD_STATE, picture.hard_state
+    if picture.membership:
+        yield MEMBERSHIP, picture.membership
 
 
 def encode(picture: Picture) -> Iterator[bytes]:
@@ -154,13 +168,14 @@ class _Damaged(Exception):
         self.offset = offset
 
 
-def read(path: str) -> Picture:
-    """Verifies and decodes everything; CorruptError names file and offset."""
+def read(path: str, index: int | None = None) -> Picture:
+    """Verifies and decodes everything; CorruptError names file and offset. index: what its name does not say."""
     with storage_errors(f"read {path}"), open(path, "rb") as file:
         data = file.read()
     try:
         picture = _decode(data)
-        if os.path.basename(path) != checkpoint_name(picture.index):
+        named = os.path.basename(path) == checkpoint_name(picture.index) if index is None else index == picture.index
+        if not named:
             raise _Damaged(len(MAGIC), f"it holds index {picture.index}")
     except _Damaged as damage:
         text = f"fastkv: {path} is damaged at offset {damage.offset}: {damage}; `fastkv check` tells more"
@@ -175,7 +190,7 @@ def _decode(data: bytes) -> Picture:
     chains: list[Chain] = []
     leases: list[tuple[int, int, int]] = []
     alarms: list[tuple[int, int]] = []
-    meta = hard_state = b""
+    meta = hard_state = membership = b""
     last_type = 0
     for offset, type, payload in _verified_blocks(data):
         repeats = type == last_type and type not in (RECORDS, LEASES)
@@ -196,6 +211,8 @@ def _decode(data: bytes) -> Picture:
                     alarms += _ALARM.iter_unpack(payload)
                 case 6 if len(payload) == 24:
                     hard_state = payload
+                case 7:
+                    membership = payload
                 case _:
                     raise ValueError(f"a block of type {type}")
         except (ValueError, struct.error, errors.InvalidRequestError) as reason:
@@ -207,7 +224,8 @@ def _decode(data: bytes) -> Picture:
         raise _Damaged(len(MAGIC), f"the head counts {keys} keys and {records} records, the blocks hold others")
     if any(chain[-1].main > revision for chain in chains) or not -1 <= compact_revision <= revision:
         raise _Damaged(len(MAGIC), f"the head's revisions ({compact_revision}, {revision}) do not fit the records")
-    return Picture(index, term, revision, compact_revision, chains, leases, meta, alarms, hard_state)
+    revisions = revision, compact_revision
+    return Picture(index, term, *revisions, chains, leases, meta, alarms, hard_state, membership)
 
 
 def _verified_blocks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -286,10 +304,15 @@ def list_checkpoints(directory: str) -> list[tuple[int, str]]:
     return [(int(match[1], 16), os.path.join(directory, match[0])) for match in matches]
 
 
+def received_name(index: int) -> str:
+    """Of a file for what arrives from another member; no two are alike."""
+    return f"{index:016x}.{os.urandom(8).hex()}.recv"
+
+
 def remove_unfinished(directory: str) -> None:
     with storage_errors(f"remove unfinished checkpoints in {directory}"):
         for name in os.listdir(directory):
-            if name.endswith(".ckpt.tmp"):
+            if name.endswith((".ckpt.tmp", ".recv")):
                 os.unlink(os.path.join(directory, name))
 
 

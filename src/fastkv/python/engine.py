@@ -3,14 +3,16 @@ PythonEngine: the Engine protocol (fastkv/engine.py) over the store, the hub, an
 
     commit --> queue --(one caller takes all that wait)--> log, sync --> apply, watchers --> each caller's answers
 
-Owns the locks and the order of things; what happens is decided elsewhere (store, txn, watch, storage).
+Owns the locks and the order of things; what happens is decided elsewhere (store, txn, watch, storage; in a replica, in
+which Raft is in the place of the queue: replica, snapshot).
 
 Invariants:
 * a command is in the log, and synced if so asked, before it changes the store; the log holds it byte for byte.
 * log and store hold the same batches: an outcome that would make them differ poisons the engine, which then only reads.
 * what can be refused without the state is never logged (validate.py): limits may have changed when it is replayed.
-Thread safety: every method from any thread. Locks, in this order: `_checkpointing` while a checkpoint is written;
-`_writing` over log and sync (who comes meanwhile gathers in the queue); `_state` over all that touches store or hub.
+Thread safety: every method from any thread. Locks, in this order: `_applying` while a replica applies;
+`_checkpointing` while a checkpoint is written; `_writing` over log and sync (who comes meanwhile gathers in the queue);
+`_state` over all that touches store or hub. `_queue_lock` is held for moments, inside any of them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from fastkv.engine import Options, WatchBatch
 from fastkv.errors import Code
 from fastkv.python import checkpoint, ranges, validate, wire
 from fastkv.python.index import since
-from fastkv.python.storage import TERM, Storage
+from fastkv.python.payloads import HardState
+from fastkv.python.replica import Replica
+from fastkv.python.snapshot import PythonSnapshotReader, PythonSnapshotWriter
+from fastkv.python.storage import FIRST_TERM, Recovered, Storage
 from fastkv.python.store import Store
 from fastkv.python.watch import Hub
 from fastkv.python.wire import Identity, RangeRequest
@@ -85,17 +90,22 @@ class PythonEngine:
         self._wake = threading.Condition(self._state)
         self._closed = False
         self._poison = ""
-        self._applied_index = 0
         self._batches = self._commands = 0
-        self._meta = b""
-        self._store = Store()
         self._storage: Storage | None = None
+        self._applying = threading.Lock()
         self._checkpointing = threading.RLock()
         self._checkpointer: threading.Thread | None = None
+        self._checkpoint_again = False
+        if options.replicated and options.readonly:
+            raise errors.from_code(Code.READ_ONLY, "fastkv: a store that is opened readonly cannot be a replica")
+        recovered = Recovered(Store(), 0, FIRST_TERM, b"", b"", HardState(), HardState())
         if self.path is not None:
             self._storage, recovered = Storage.open(self.path, options)
-            self._store, self._applied_index, self._meta = recovered.store, recovered.index, recovered.meta
+        self._store, self._applied_index, self._term = recovered.store, recovered.index, recovered.term
+        self._meta, self._membership = recovered.meta, recovered.membership
         self._hub = Hub(self._store)
+        self._direct = not options.replicated  # batches come through commit: not in a replica, unless it is alone
+        self._replica = Replica(self, recovered) if options.replicated else None
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +148,7 @@ class PythonEngine:
                 "revision": self._store.revision,
                 "compact_revision": self._store.compact_revision,
                 "applied_index": self._applied_index,
-                "term": TERM,
+                "term": self._term,
                 "leases": len(self._store.leases),
                 "watchers": len(self._hub),
                 "memory_bytes": self._store.memory_bytes,
@@ -185,16 +195,24 @@ class PythonEngine:
         waiter = _Waiter(commands, self.options)
         if waiter.commands:
             with self._queue_lock:
+                if not self._direct:
+                    text = "fastkv: the store is a replica: what it applies comes through Raft"
+                    raise errors.from_code(Code.READ_ONLY, text)
                 self._queue.append(waiter)
             with self._writing:  # who waits here meanwhile is in the queue, for the next one to take along
                 if not waiter.done:
-                    with self._queue_lock:
-                        batch, self._queue = self._queue, []
-                    self._commit_batch(batch)
+                    self._commit_queue()
                     self._checkpoint_if_due()
             if waiter.error is not None:
                 raise waiter.error
         return [answer for answer in waiter.answers if answer is not None]
+
+    def _commit_queue(self) -> None:
+        """Called with `_writing` held."""
+        with self._queue_lock:
+            batch, self._queue = self._queue, []
+        if batch:
+            self._commit_batch(batch)
 
     def _commit_batch(self, batch: list[_Waiter]) -> None:
         """Log, sync and apply the commands of all these callers as one batch. Sets answers and error of each."""
@@ -202,7 +220,7 @@ class PythonEngine:
             self._check_writable()
             if self._storage is not None:
                 commands = [(tag, payload) for waiter in batch for tag, payload, _ in waiter.commands]
-                self._storage.append_batch(self._applied_index + 1, commands)
+                self._storage.append_batch(self._term, self._applied_index + 1, commands)
             self._apply(batch)
         except errors.Error as error:  # from the log: nothing was appended, or the log takes no more
             for waiter in batch:
@@ -326,7 +344,7 @@ class PythonEngine:
     def hash(self) -> int:
         """The CRC-32C of what a checkpoint's records blocks, then its leases blocks hold, payloads concatenated."""
         with self._opened():
-            picture = checkpoint.take_picture(self._store, self._applied_index, TERM, self._meta, b"")
+            picture = checkpoint.take_picture(self._store, self._applied_index, self._term, self._meta)
         return checkpoint.state_hash(picture)
 
     # -- leases -----------------------------------------------------------------------------------------------
@@ -409,7 +427,7 @@ class PythonEngine:
     def close(self) -> None:
         if os.getpid() != self._pid:
             return  # the store is the parent's
-        with self._writing, self._wake:
+        with self._applying, self._writing, self._wake:
             if self._closed:
                 return
             self._closed = True
@@ -430,34 +448,117 @@ class PythonEngine:
         log_bytes_max = min(self.options.checkpoint_bytes, CLOSE_LOG_BYTES_MAX)
         if self.options.checkpoint_on_close and storage.log_bytes > log_bytes_max:
             self._write_checkpoint()
+        if self._replica is not None:
+            self._replica.closing()
         storage.close_log(self._applied_index)
 
-    def _write_checkpoint(self) -> int:
-        """From a picture of now; writes go on while it is written. Called with `_checkpointing` held."""
-        if self._storage is None:
+    def _write_checkpoint(self, again: bool = False) -> int:
+        """
+        From a picture of now; writes go on while it is written. Called with `_checkpointing` held. again: also if the
+        newest one is of the same index; it takes that one's place.
+        """
+        storage = self._storage
+        if storage is None:
             return self._applied_index
         with self._writing:
-            self._storage.sync()  # a checkpoint must not be ahead of its log
+            storage.sync()  # a checkpoint must not be ahead of its log
             with self._state:
-                picture, log_bytes = self._storage.picture(self._store, self._applied_index, self._meta)
-        if picture.index:
-            self._storage.write_checkpoint(picture)
-            with self._writing:
-                self._storage.checkpoint_written(picture, log_bytes)
+                if not again and 0 < self._applied_index == storage.checkpoint_index:
+                    return self._applied_index
+                picture = storage.picture(self._store, self._applied_index, self._meta, self._membership)
+        storage.write_checkpoint(picture)
+        with self._writing:
+            storage.checkpoint_written(picture)
         return picture.index
 
     def _checkpoint_if_due(self) -> None:
-        """Called with `_writing` held."""
-        if self._storage is None or not self._storage.checkpoint_due:
-            return
-        if self._checkpointer is None or not self._checkpointer.is_alive():
-            self._checkpointer = threading.Thread(target=self._checkpoint_in_background, name="fastkv-checkpoint")
-            self._checkpointer.start()
+        if self._storage is not None and self._storage.checkpoint_due(self._applied_index):
+            self._start_checkpoint()
+
+    def _start_checkpoint(self, again: bool = False) -> None:
+        with self._queue_lock:
+            self._checkpoint_again |= again
+            if self._checkpointer is None or not self._checkpointer.is_alive():
+                self._checkpointer = threading.Thread(target=self._checkpoint_in_background, name="fastkv-checkpoint")
+                self._checkpointer.start()
 
     def _checkpoint_in_background(self) -> None:
         try:
             with self._checkpointing:
-                self._write_checkpoint()
+                again, self._checkpoint_again = self._checkpoint_again, False
+                self._write_checkpoint(again)
         except errors.Error as error:  # the log still has everything
             if self.options.log is not None:
                 self.options.log(f"checkpoint failed: {error}")
+
+    # -- replicated -------------------------------------------------------------------------------------------
+
+    def _raft(self) -> Replica:
+        self._check_open()
+        if self._replica is None:
+            raise RuntimeError("the engine was not opened with Options(replicated=True)")
+        return self._replica
+
+    @property
+    def membership(self) -> bytes:
+        self._raft()
+        return self._membership
+
+    def set_membership(self, membership: bytes) -> None:
+        self._raft().set_membership(membership)
+
+    def set_alone(self, on: bool) -> None:
+        self._raft().set_alone(on)
+
+    def log_state(self) -> tuple[int, int, int]:
+        return self._raft().log_state()
+
+    @property
+    def log_first(self) -> int:
+        return self._raft().log_first
+
+    @property
+    def log_last(self) -> int:
+        return self._raft().log_last
+
+    def log_term(self, index: int) -> int:
+        return self._raft().log_term(index)
+
+    def log_entries(self, low: int, high: int, bytes_max: int) -> list[tuple[int, int, int, bytes]]:
+        return list(self._raft().log_entries(low, high, bytes_max))
+
+    def log_append(
+        self,
+        entries: Sequence[tuple[int, int, int, bytes]],
+        hard_state: tuple[int, int, int] | None = None,
+        alone: bool = False,
+    ) -> None:
+        self._raft().log_append(entries, hard_state, alone)
+
+    def log_sync(self) -> None:
+        self._raft()
+        self.sync()
+
+    def validate(self, tag: int, payload: bytes) -> int:
+        self._raft()
+        return _prepare(tag, payload, self.options)[0]
+
+    def apply(
+        self, entries: Sequence[tuple[int, int, int, bytes]], membership: bytes | None = None
+    ) -> list[tuple[int, list[Answer]]]:
+        return self._raft().apply(entries, membership)
+
+    def expect(self, sequence: int) -> None:
+        self._raft().expect(sequence)
+
+    def forget(self, sequence: int) -> bool:
+        return self._raft().forget(sequence)
+
+    def snapshot_open(self) -> PythonSnapshotReader | None:
+        return self._raft().snapshot_open()
+
+    def snapshot_receive(self, index: int, term: int) -> PythonSnapshotWriter:
+        return self._raft().snapshot_receive(index, term)
+
+    def snapshot_install(self, snapshot: PythonSnapshotWriter) -> None:
+        self._raft().snapshot_install(snapshot)

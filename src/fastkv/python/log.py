@@ -14,7 +14,7 @@ Invariants:
 * an append that fails leaves the log as it was, and usable: what it may have written is wiped out before anything else
   is. After a failed sync `poison` says why, and nothing is appended any more.
 * the newest meta and hard state stand in a segment that is there.
-Thread safety: none; the engine's `_writing` lock.
+Thread safety: none; the engine's `_writing` lock. `term`, of a committed entry, needs none (entries.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import errno
 import os
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ from fastkv import errors
 from fastkv.errors import Code
 from fastkv.python.crc32c import crc32c
 from fastkv.python.directory import storage_errors, sync_directory
+from fastkv.python.entries import EntryTable, Place
+from fastkv.python.payloads import INDEX_MAX, NORMAL, Entry, HardState, Mark, encode_clean
 
 ENTRY, HARD_STATE, SNAPSHOT, CLEAN, META = 1, 2, 3, 4, 5
 
@@ -43,7 +46,6 @@ _CRC = struct.Struct("<I")
 _RECORD = struct.Struct("<IIB3sQQ")  # behind the crc
 HEADER_BYTES = 48
 RECORD_BYTES = 32
-INDEX_MAX = (1 << 63) - 1
 _ZERO = b"\0\0\0"
 
 
@@ -111,10 +113,6 @@ def decode_record(segment: bytes, offset: int, seed: int) -> LogRecord | None:
     return LogRecord(crc, prev, type, number, durable, segment[offset + RECORD_BYTES : end])
 
 
-def encode_entry(term: int, index: int, batch: bytes) -> bytes:
-    return struct.pack("<QQ", term, index) + batch
-
-
 def segment_name(sequence: int) -> str:
     return f"{sequence:016x}.log"
 
@@ -135,11 +133,20 @@ class Position(NamedTuple):
 
 class Log:
     def __init__(
-        self, path: str, end: Position, durable: int, last_index: int, sizes: tuple[int, int], readonly: bool
+        self,
+        path: str,
+        end: Position,
+        durable: int,
+        last_index: int,
+        sizes: tuple[int, int],
+        readonly: bool,
+        table: EntryTable | None = None,
+        floor: Mark = Mark(0, 0),  # noqa: B008  # immutable
     ) -> None:
         """
-        Goes on where `end` says. durable: the highest record number that is known to be synced; sizes: of the first
-        segment, and the largest (bytes).
+        Goes on where `end` says. durable: the highest record number that is known to be synced; last_index: of the
+        files' entries; sizes: of the first segment, and the largest (bytes); table: the entries, if they are to be read
+        back; floor: where they begin.
         """
         self.path = path
         self.segments = end.segments
@@ -147,12 +154,14 @@ class Log:
         self.syncs = 0
         self.sync_counts = [0] * 15  # by time taken: engine.Engine.sync_times
         self.sync_seconds = 0.0
-        self.bytes = 0  # appended since open
-        self.last_index = last_index
+        self.bytes = 0  # of records, those found at open included if the table knows them
+        self.last_index = last_index  # of the files' entries: a mark may be owed
+        self.table = EntryTable(last_index + 1) if table is None else table
+        self.floor = floor
         self.durable = durable
         self.last_is_clean = False
         self.newest: dict[int, tuple[bytes, int]] = {}  # of meta and hard state: payload, sequence of its segment
-        self._mark: tuple[int, int] | None = None
+        self._mark: Mark | None = None
         self._offset, self._number, self._crc = end.offset, end.number, end.crc
         self._segment_bytes_first, self._segment_bytes_max = sizes
         self._fd = -1
@@ -173,33 +182,52 @@ class Log:
 
     # -- appending --------------------------------------------------------------------------------------------
 
-    def append_entry(self, term: int, index: int, batch: bytes) -> None:
-        self._append(ENTRY, encode_entry(term, index, batch))
+    def append_entry(self, term: int, index: int, data: bytes, kind: int = NORMAL) -> None:
+        """An index at or below the last one cuts the log there first."""
+        self._append(ENTRY, Entry(term, index, kind, data).encode())
+        size = RECORD_BYTES + padded(16 + len(data))
+        place = Place(term, self.segments[-1].header.sequence, self._offset - size, self.bytes - size)
+        self.table.add(index, place)
         self.last_index = index
+
+    def append_group(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+        """
+        What Raft appends at a time. Where it fails a beginning of it may have been appended; the same group may be
+        appended again.
+        """
+        for term, index, kind, data in entries:
+            self.append_entry(term, index, data, kind)
+        if hard_state is not None:
+            self.append_hard_state(hard_state)
+
+    def append_hard_state(self, state: HardState) -> None:
+        self._append(HARD_STATE, state.encode())
 
     def append_meta(self, meta: bytes) -> None:
         self._append(META, meta)
 
     def append_snapshot(self, index: int, term: int) -> None:
-        """The state up to index is in a checkpoint; entries go on behind it."""
-        self._append(SNAPSHOT, struct.pack("<QQ", index, term))
-        self.last_index = index
+        """The state up to index is in a checkpoint; entries go on behind it. An owed mark is not owed any more."""
+        owed, self._mark = self._mark, None
+        mark = Mark(index, term)
+        try:
+            self._append(SNAPSHOT, mark.encode())
+        except errors.Error:
+            self._mark = owed
+            raise
+        self.table.go_on_after(*mark)
+        self.floor, self.last_index = mark, index
 
     def skip_to(self, index: int, term: int) -> None:
         """append_snapshot, but not before the next record: an open must not need space."""
-        self._mark = index, term
+        self._mark = Mark(index, term)
 
     def append_clean(self, applied_index: int) -> None:
-        self._append(CLEAN, struct.pack("<Q", applied_index))
+        self._append(CLEAN, encode_clean(applied_index))
 
     def _append(self, type: int, payload: bytes) -> None:
         if self._mark is not None:
-            mark, self._mark = self._mark, None
-            try:
-                self.append_snapshot(*mark)
-            except errors.Error:
-                self._mark = mark
-                raise
+            self.append_snapshot(*self._mark)
         record_bytes = RECORD_BYTES + padded(len(payload))
         if len(payload) >= 1 << 32:
             raise errors.from_code(Code.REQUEST_TOO_LARGE)
@@ -269,6 +297,48 @@ class Log:
         self._fd, self._end, self._offset, self._seed = fd, size, HEADER_BYTES, header.seed
         self.segments.append(Segment(path, header))
 
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def term(self, index: int) -> int:
+        """Of an entry that is here, or of the one in front of the first where that is known."""
+        term = self.table.term(index)
+        if term is not None:
+            return term
+        if index == self.floor.index:
+            return self.floor.term
+        raise errors.from_code(Code.NOT_FOUND, f"fastkv: {self.path}: the log does not hold entry {index}")
+
+    def read(self, index: int) -> Entry:
+        """From the disk. StorageError (NOT_FOUND) if it is not here; CorruptError if it is not what was written."""
+        if not self.table.holds(index):
+            first, last = self.table.first_index, self.table.last_index
+            text = f"fastkv: {self.path}: the log holds entries {first} to {last}, not {index}"
+            raise errors.from_code(Code.NOT_FOUND, text)
+        place = self.table.place(index)
+        segment = self.segments[place.segment - self.segments[0].header.sequence]
+        with storage_errors(f"read {segment.path}"):
+            fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                head = os.pread(fd, RECORD_BYTES, place.offset)
+                length = _RECORD.unpack_from(head, 4)[1] if len(head) == RECORD_BYTES else 0
+                record = decode_record(head + os.pread(fd, length, place.offset + len(head)), 0, segment.header.seed)
+            finally:
+                os.close(fd)
+        try:
+            entry = None if record is None or record.type != ENTRY else Entry.decode(record.payload)
+        except (ValueError, struct.error):
+            entry = None
+        if entry is None or entry.index != index:
+            where = f"the record at offset {place.offset} (entry {index})"
+            text = f"fastkv: {segment.path}: {where} is damaged; `fastkv check` shows what is left"
+            raise errors.from_code(Code.CORRUPT, text)
+        return entry
+
+    def bytes_since(self, index: int) -> int:
+        """Of records behind the entry: what a restart from a checkpoint there replays."""
+        following = max(index + 1, self.table.first_index)
+        return self.bytes - self.table.place(following).bytes_before if self.table.holds(following) else 0
+
     # -- syncing ----------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
@@ -329,6 +399,7 @@ class Log:
                 with suppress(FileNotFoundError):  # removed by a call that failed behind it
                     os.unlink(segment.path)
                 sync_directory(self.path)  # a gap would look like a lost segment
+            self.table.drop_segment(segment.header.sequence)
             del self.segments[0]
 
     def close(self) -> None:

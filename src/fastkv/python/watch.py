@@ -91,6 +91,16 @@ class Hub:
         for id, watcher in self._watchers.items():
             self._announce(id, watcher)
 
+    def resync(self, store: Store) -> None:
+        """A later state has taken the store's place: who was synced reads on in it from what was not taken yet."""
+        self._store = store
+        for id, watcher in self._watchers.items():
+            if watcher.pending:
+                watcher.next_revision = watcher.pending[0]
+                watcher.pending.clear()
+            watcher.synced = watcher.next_revision > store.revision
+            self._announce(id, watcher)
+
     def _offer(self, watcher: Watcher, revision: int, records: list[Record] | tuple[()]) -> None:
         if any(watcher.matches(record) for record in records):
             if len(watcher.pending) == PENDING_MAX:

@@ -71,8 +71,9 @@ def encode_message(message: Message) -> bytes:
     return packed
 
 
-def decode_message(data: bytes, max_bytes: int = 1 << 30) -> Message:
+def decode_message(data: bytes | memoryview, max_bytes: int = 1 << 30) -> Message:
     """The message in these bytes, all of them. DecodeError, also if there are more than max_bytes."""
+    _check_shape(data, max_bytes)
     fields = _unpack(data, max_bytes, 14)
     kind, to, sender, term, index, log_term, commit, reject, hint, context, session, force, packed, snapshot = fields
     for number in (to, sender, term, index, log_term, commit, hint, context, session):
@@ -118,12 +119,77 @@ def decode_conf_change(data: bytes) -> ConfChange:
     return ConfChange(tuple(changes), known, _blob(context))
 
 
+# -- shape ----------------------------------------------------------------------------------------------------
+# msgpack believes a list's length and takes memory for it before the items come, at every level: a few kilobytes can
+# ask for gigabytes. So lists are looked at before they are made, and only where the grammar has them.
+_SMALL_BYTES = 4096  # in so little they ask for some megabytes at most
+_ENTRIES_MAX = 1 << 18
+_CONF_LISTS = 4
+_SCALARS = bytearray(256)  # first byte -> bytes of a number, true, false, nil or empty string; 0: something else
+for _first in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
+    _SCALARS[_first] = 1
+for _first, _size in ((0xCC, 2), (0xCD, 3), (0xCE, 5), (0xCF, 9), (0xD0, 2), (0xD1, 3), (0xD2, 5), (0xD3, 9)):
+    _SCALARS[_first] = _size
+
+
+def _check_shape(data: bytes | memoryview, max_bytes: int) -> None:
+    if not _SMALL_BYTES < len(data) <= max_bytes:
+        return
+    try:
+        pos = _skip_scalars(data, _skip_list(data, 0, 14)[0], 12)
+        pos, count = _skip_list(data, pos)
+        if count > _ENTRIES_MAX:
+            _fail(f"{count} entries, the limit is {_ENTRIES_MAX}")
+        for _ in range(count):
+            pos = _skip_blob(data, _skip_scalars(data, _skip_list(data, pos, 3)[0], 2))
+        if data[pos] != 0xC0:
+            pos = _skip_scalars(data, _skip_list(data, pos, 4)[0], 2)
+            pos, _ = _skip_list(data, pos, 5)
+            for _ in range(_CONF_LISTS):
+                pos, count = _skip_list(data, pos)
+                pos = _skip_scalars(data, pos, count)
+    except IndexError:
+        raise DecodeError("raft message: it ends too early") from None
+
+
+def _skip_scalars(data: bytes | memoryview, pos: int, count: int) -> int:
+    for _ in range(count):
+        size = _SCALARS[data[pos]]
+        if not size:
+            _fail("a list, a map or text where a number belongs")
+        pos += size
+    return pos
+
+
+def _skip_list(data: bytes | memoryview, pos: int, count: int = -1) -> tuple[int, int]:
+    """(where its items begin, how many there are)."""
+    first = data[pos]
+    if first & 0xF0 == 0x90:
+        found, pos = first & 0x0F, pos + 1
+    elif first in (0xDC, 0xDD):
+        size = 2 if first == 0xDC else 4
+        found, pos = int.from_bytes(data[pos + 1 : pos + 1 + size], "big"), pos + 1 + size
+    else:
+        _fail("something else where a list belongs")
+    if count >= 0 and found != count:
+        _fail(f"a list of {found} items, not {count}")
+    return pos, found
+
+
+def _skip_blob(data: bytes | memoryview, pos: int) -> int:
+    first = data[pos]
+    if not 0xC4 <= first <= 0xC6:
+        _fail("something else where a byte string belongs")
+    size = 1 << (first - 0xC4)
+    return pos + 1 + size + int.from_bytes(data[pos + 1 : pos + 1 + size], "big")
+
+
 # -- parts ----------------------------------------------------------------------------------------------------
-def _unpack(data: bytes, max_bytes: int, count: int) -> list[Any]:
+def _unpack(data: bytes | memoryview, max_bytes: int, count: int) -> list[Any]:
     if len(data) > max_bytes:
         _fail(f"{len(data)} bytes, the limit is {max_bytes}")
     try:
-        value = msgpack.unpackb(data, use_list=True, raw=False, strict_map_key=True)
+        value = msgpack.unpackb(data, use_list=True, raw=False, max_map_len=0, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:
         raise DecodeError(f"raft message: {type(error).__name__}: {error}") from error
     return _list(value, count)

@@ -1,5 +1,6 @@
 """
-etcdserverpb.KV: the client's bytes go to the engine and the engine's bytes to the client.
+etcdserverpb.KV: the client's bytes go to the engine and the engine's bytes to the client. A read that is not
+serializable is confirmed first (of a member alone it needs no confirmation).
 
 A read of one key runs on the event loop. A range is read in a worker thread, so that it delays nobody: even one with a
 small limit counts every key of its interval.
@@ -8,7 +9,7 @@ small limit counts every key of its interval.
 from __future__ import annotations
 
 from fastkv.engine import COMPACTION, DELETE_RANGE, PUT, TXN
-from fastkv.rpc.calls import Context
+from fastkv.rpc.calls import SERIALIZABLE, Context
 from fastkv.rpc.wire import Message, message_field
 from fastkv.server.node import Node
 
@@ -24,13 +25,21 @@ def _is_short(request: Message) -> bool:
 
 
 async def range_(node: Node, request: bytes) -> bytes:
-    if _is_short(Message(request)):
+    asked = Message(request)
+    await _confirm(node, asked)
+    if _is_short(asked):
         return node.engine.range(request)
     return await node.work(node.engine.range, request)
 
 
+async def _confirm(node: Node, asked: Message) -> None:
+    if not asked.unsigned(SERIALIZABLE):
+        await node.confirm_read()
+
+
 async def range_stream(node: Node, request: bytes, context: Context) -> None:
-    Message(request)  # refuses what is none, which with more behind it might be one
+    # Refuses what is no message, which with more behind it might be one.
+    await _confirm(node, Message(request))
     request += CHUNK_STATE_CLEARED
     while True:
         response, request = await node.work(node.engine.range_chunk, request, node.config.max_request_bytes)
@@ -54,8 +63,19 @@ def _only_reads(request: Message) -> bool:
 
 async def txn(node: Node, request: bytes) -> bytes:
     """One that only reads needs no log; like a range it may be long."""
-    response = await node.work(node.engine.read_txn, request) if _only_reads(Message(request)) else None
+    asked = Message(request)
+    if not _only_reads(asked):
+        return await node.execute(TXN, request)
+    if not _is_serializable(asked):
+        await node.confirm_read()
+    response = await node.work(node.engine.read_txn, request)
     return await node.execute(TXN, request) if response is None else response
+
+
+def _is_serializable(txn: Message) -> bool:
+    """Whether all of its ranges, which are all that it has, allow an old state; as in etcd without a compare."""
+    ranges = [Message(Message(operation).data(1)) for operation in (*txn.all(2), *txn.all(3))]
+    return all(one.unsigned(SERIALIZABLE) for one in ranges)
 
 
 async def compact(node: Node, request: bytes) -> bytes:

@@ -36,7 +36,7 @@ async def keep_alive(node: Node, context: Context) -> None:
 async def time_to_live(node: Node, request: bytes) -> bytes:
     asked = Message(request)
     lease = asked.number(1)
-    found = node.lessor.remaining(lease, node.now())
+    found = await node.remaining(lease)
     response = message_field(1, node.header()) + int_field(2, lease)
     if found is None:
         return response + int_field(3, -1)
@@ -49,7 +49,8 @@ async def time_to_live(node: Node, request: bytes) -> bytes:
 
 async def leases(node: Node, request: bytes) -> bytes:
     Message(request)
-    held = (message_field(2, int_field(1, lease)) for lease in node.lessor.ids())
+    await node.confirm_read()
+    held = (message_field(2, int_field(1, lease)) for lease in node.lease_ids())
     return message_field(1, node.header()) + b"".join(held)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastkv.engine import ALARM
 from fastkv.errors import GrpcCode
-from fastkv.rpc.status import RpcError, text_field
+from fastkv.rpc.status import RpcError, bad_transferee, text_field
 from fastkv.rpc.wire import Message, bytes_field, int_field, message_field
-from fastkv.server.node import ALARM_NAMES, Node
+from fastkv.server.alarms import ALARM_NAMES
+from fastkv.server.node import Node
 from fastkv.server.version import API_VERSION
 
 
@@ -21,17 +22,20 @@ async def status(node: Node, request: bytes) -> bytes:
         (f"memberID:{member} " if member else "") + f"alarm:{ALARM_NAMES.get(alarm, alarm)}"
         for member, alarm in sorted(node.alarms)
     ]
+    if not node.knows_leader:
+        raised.insert(0, "etcdserver: no leader")
     return b"".join(
         (
             message_field(1, node.header()),
             bytes_field(2, API_VERSION.encode()),
             int_field(3, size_bytes),
-            int_field(4, identity.member_id),
-            int_field(5, stats["applied_index"]),
+            int_field(4, node.leader),
+            int_field(5, node.commit_index),
             int_field(6, identity.term),
             int_field(7, stats["applied_index"]),
             *(message_field(8, text.encode()) for text in raised),
             int_field(9, in_use_bytes),
+            int_field(10, node.is_learner),
             bytes_field(11, node.downgrade.cluster_version.encode()),
             int_field(12, node.config.quota_bytes),
             message_field(13, int_field(1, bool(target)) + bytes_field(2, target.encode())),
@@ -91,6 +95,15 @@ def _cancel(node: Node) -> None:
         node.log.warn("failed to cancel downgrade", error=str(error))
 
 
+async def move_leader(node: Node, request: bytes) -> bytes:
+    target = Message(request).unsigned(1)
+    if node.cluster is not None:
+        await node.cluster.handover.move(target)
+    elif target != node.identity.member_id:
+        raise bad_transferee()
+    return b""
+
+
 UNARY = {
     "Alarm": alarm,
     "Status": status,
@@ -98,5 +111,6 @@ UNARY = {
     "Downgrade": downgrade,
     "Hash": hash_,
     "HashKV": hash_kv,
+    "MoveLeader": move_leader,
 }
-ABSENT = ("Snapshot", "MoveLeader")
+ABSENT = ("Snapshot",)

@@ -43,7 +43,6 @@ AUTH = (
     "RoleRevokePermission",
 )
 ABSENT = {
-    "etcdserverpb.Cluster": cluster.ABSENT,
     "etcdserverpb.Maintenance": maintenance.ABSENT,
     "etcdserverpb.Auth": AUTH,
 }

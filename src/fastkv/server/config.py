@@ -54,10 +54,19 @@ class Config(NamedTuple):
     listen_client_urls: tuple[str, ...]
     advertise_client_urls: tuple[str, ...]
     peer_urls: tuple[str, ...]
+    listen_peer_urls: tuple[str, ...]
     initial_cluster: str
     initial_cluster_state: str
     initial_cluster_token: str
+    force_new_cluster: bool
+    strict_reconfig_check: bool
+    max_learners: int
+    pre_vote: bool
+    hurry_first_election: bool
+    heartbeat_interval_ms: int
     election_timeout_ms: int
+    snapshot_count: int
+    snapshot_catchup_entries: int
     quota_bytes: int
     max_txn_ops: int
     max_request_bytes: int
@@ -88,6 +97,15 @@ class Config(NamedTuple):
     @property
     def election_timeout_s(self) -> float:
         return self.election_timeout_ms / 1000
+
+    @property
+    def election_ticks(self) -> int:
+        return self.election_timeout_ms // self.heartbeat_interval_ms
+
+    @property
+    def initial_members(self) -> dict[str, tuple[str, ...]]:
+        """Name -> peer URLs."""
+        return parse_cluster(self.initial_cluster)
 
     @property
     def lease_ttl_min_s(self) -> int:
@@ -180,7 +198,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
     for name in ("listen-peer-urls", "listen-client-urls", "listen-client-http-urls", "listen-metrics-urls"):
         for url in urls(name):
             _check_bind(url)
-    for name in ("listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
         if not urls(name):
             raise ConfigError(f"--{name} must not be empty")
     client_tls, peer_tls = _tls(typed, "cipher-suites" in values, notes)
@@ -212,11 +230,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
     initial_cluster = text("initial-cluster")
     if "initial-cluster" not in values:
         initial_cluster = ",".join(f"{name}={url}" for url in peer_urls)
-    members = parse_cluster(initial_cluster)
-    if len(members) > 1:
-        raise ConfigError(
-            f"--initial-cluster names {len(members)} members; fastkv does not have clusters of more than one yet"
-        )
+    parse_cluster(initial_cluster)
 
     quota = number("quota-backend-bytes")
     return Config(
@@ -225,10 +239,19 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         listen_client_urls=urls("listen-client-urls"),
         advertise_client_urls=urls("advertise-client-urls"),
         peer_urls=peer_urls,
+        listen_peer_urls=urls("listen-peer-urls"),
         initial_cluster=initial_cluster,
         initial_cluster_state=text("initial-cluster-state"),
         initial_cluster_token=text("initial-cluster-token"),
+        force_new_cluster=on("force-new-cluster"),
+        strict_reconfig_check=on("strict-reconfig-check"),
+        max_learners=number("max-learners"),
+        pre_vote=on("pre-vote"),
+        hurry_first_election=on("initial-election-tick-advance"),
+        heartbeat_interval_ms=heartbeat_ms,
         election_timeout_ms=election_ms,
+        snapshot_count=number("snapshot-count"),
+        snapshot_catchup_entries=number("snapshot-catchup-entries"),
         quota_bytes=quota if quota > 0 else 0 if quota < 0 else QUOTA_DEFAULT_BYTES,
         max_txn_ops=number("max-txn-ops"),
         max_request_bytes=number("max-request-bytes"),

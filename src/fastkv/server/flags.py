@@ -5,8 +5,8 @@ Owns names, defaults, kinds and help; knows nothing of what a value means to the
 given as `--name=value`, `--name value` or with one dash, as the environment variable ETCD_NAME, but never as both.
 
 Invariants:
-* Every flag of etcd 3.7 for a server has a row, so that a flag is either obeyed, of no consequence for one fastkv
-  member (`note` says why, and the node logs it), or refused by name (`absent` says what is missing). None is silently
+* Every flag of etcd 3.7 for a server has a row, so that a flag is either obeyed, of no consequence for
+  fastkv (`note` says why, and the node logs it), or refused by name (`absent` says what is missing). None is silently
   ignored.
 * Texts of refusals are those of etcd 3.7.3, which scripts match.
 """
@@ -35,8 +35,9 @@ class Flag(NamedTuple):
         return "ETCD_" + self.name.upper().replace("-", "_")
 
 
-ONE_MEMBER = "one member has no peers"
 NO_SELF_DIAL = "the node never connects to itself"
+HEARTBEATS = "peers watch each other by heartbeats"
+NO_COMPARING = "members are not compared yet"
 NO_AUTH = "authentication"
 NO_DISCOVERY = "discovery of other members"
 NO_TRACING = "distributed tracing"
@@ -48,11 +49,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("name", "str", "default", "This member's name, for people."),
         Flag("data-dir", "str", "", "The data directory; ${name}.etcd if not given."),
         Flag("wal-dir", "str", "", "A directory of its own for the log.", absent="a separate directory for the log"),
-        Flag("snapshot-count", "uint", "10000", "Commits between snapshots.", note="checkpoints follow the log's size"),
-        Flag("heartbeat-interval", "uint", "100", "Milliseconds between heartbeats.", note=ONE_MEMBER),
-        Flag("election-timeout", "uint", "1000", "Milliseconds; 1.5 times this is the shortest lease."),
-        Flag("initial-election-tick-advance", "bool", "true", "Hurry the first election.", note=ONE_MEMBER),
-        Flag("listen-peer-urls", "urls", "http://localhost:2380", "Where peers are to connect.", note=ONE_MEMBER),
+        Flag("snapshot-count", "uint", "10000", "Entries between snapshots, once the log is as long as the last one."),
+        Flag("heartbeat-interval", "uint", "100", "Milliseconds between heartbeats."),
+        Flag("election-timeout", "uint", "1000", "Milliseconds without a leader before an election."),
+        Flag("initial-election-tick-advance", "bool", "true", "Hurry the first election."),
+        Flag("listen-peer-urls", "urls", "http://localhost:2380", "Where peers connect."),
         Flag("listen-client-urls", "urls", "http://localhost:2379", "Where clients connect: gRPC, /health."),
         Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect; --listen-client-urls is then gRPC's."),
         Flag("max-snapshots", "uint", "5", "Snapshot files to keep (deprecated).", note="two checkpoints are kept"),
@@ -71,8 +72,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("socket-reuse-port", "bool", "false", "Set SO_REUSEPORT on listeners."),
         Flag("socket-reuse-address", "bool", "false", "Set SO_REUSEADDR on listeners.", note="listeners always set it"),
         Flag("enable-grpc-gateway", "bool", "true", "Serve JSON over HTTP.", note="the JSON gateway is not there yet"),
-        Flag("raft-read-timeout", "duration", "5s", "Read timeout of peer connections.", note=ONE_MEMBER),
-        Flag("raft-write-timeout", "duration", "5s", "Write timeout of peer connections.", note=ONE_MEMBER),
+        Flag("raft-read-timeout", "duration", "5s", "Read timeout of peer connections.", note=HEARTBEATS),
+        Flag("raft-write-timeout", "duration", "5s", "Write timeout of peer connections.", note=HEARTBEATS),
         Flag("feature-gates", "str", "", "Features on or off: A=true,B=false."),
     ),
     "Clustering": (
@@ -99,14 +100,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("discovery-srv", "str", "", "Domain of the members' SRV records.", absent=NO_DISCOVERY),
         Flag("discovery-srv-name", "str", "", "Suffix of the SRV name.", absent=NO_DISCOVERY),
-        Flag(
-            "strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum.", note=ONE_MEMBER
-        ),
-        Flag("pre-vote", "bool", "true", "Ask before an election.", note=ONE_MEMBER),
+        Flag("strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum."),
+        Flag("pre-vote", "bool", "true", "Ask before an election."),
         Flag("auto-compaction-retention", "str", "0", "History to keep: 10m, 24 (hours), 1000 (revisions); 0: all."),
         Flag("auto-compaction-mode", "str", "periodic", "periodic or revision."),
         Flag("v2-deprecation", V2_PHASES, "write-only", "Deprecated.", note="there is no v2 store"),
-        Flag("max-learners", "int", "1", "Learners a cluster may have.", note=ONE_MEMBER),
+        Flag("max-learners", "int", "1", "Learners a cluster may have."),
     ),
     "Security": (
         Flag("cert-file", "str", "", "Certificate for clients, PEM; read again when it changes."),
@@ -118,17 +117,17 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("client-cert-allowed-hostname", "str", "", "Host names, one of which a client's certificate must have."),
         Flag("trusted-ca-file", "str", "", "CA of clients, PEM."),
         Flag("auto-tls", "bool", "false", "Make a certificate for clients if none is given."),
-        Flag("peer-cert-file", "str", "", "Certificate for peers.", note=ONE_MEMBER),
-        Flag("peer-key-file", "str", "", "Its key.", note=ONE_MEMBER),
-        Flag("peer-client-cert-auth", "bool", "false", "Take only peers with a certificate.", note=ONE_MEMBER),
-        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client.", note=ONE_MEMBER),
-        Flag("peer-client-key-file", "str", "", "Its key.", note=ONE_MEMBER),
-        Flag("peer-trusted-ca-file", "str", "", "CA of peers.", note=ONE_MEMBER),
-        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have.", note=ONE_MEMBER),
-        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have.", note=ONE_MEMBER),
-        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers.", note=ONE_MEMBER),
-        Flag("peer-crl-file", "str", "", "Revoked peer certificates.", note=ONE_MEMBER),
-        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' addresses.", note=ONE_MEMBER),
+        Flag("peer-cert-file", "str", "", "Certificate for peers."),
+        Flag("peer-key-file", "str", "", "Its key."),
+        Flag("peer-client-cert-auth", "bool", "false", "Take only peers with a certificate."),
+        Flag("peer-client-cert-file", "str", "", "Certificate of the node as a peer's client."),
+        Flag("peer-client-key-file", "str", "", "Its key."),
+        Flag("peer-trusted-ca-file", "str", "", "CA of peers."),
+        Flag("peer-cert-allowed-cn", "str", "", "Common names peers may have."),
+        Flag("peer-cert-allowed-hostname", "str", "", "Host names peers may have."),
+        Flag("peer-auto-tls", "bool", "false", "Make a certificate for peers."),
+        Flag("peer-crl-file", "str", "", "Revoked peer certificates."),
+        Flag("peer-skip-client-san-verification", "bool", "false", "Do not check peers' addresses."),
         Flag("self-signed-cert-validity", "uint", "1", "Years a made certificate is valid."),
         Flag("cipher-suites", "str", "", "TLS 1.2 cipher suites, as Go names them."),
         Flag("tls-min-version", "str", "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
@@ -161,18 +160,26 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("warning-unary-request-duration", "duration", "300ms", "Log a request that takes longer."),
     ),
     "Features": (
-        Flag("corrupt-check-time", "duration", "0s", "How often members compare.", note=ONE_MEMBER),
-        Flag("compact-hash-check-time", "duration", "1m", "How often compaction hashes are compared.", note=ONE_MEMBER),
+        Flag("corrupt-check-time", "duration", "0s", "How often members compare.", note=NO_COMPARING),
+        Flag(
+            "compact-hash-check-time", "duration", "1m", "How often compaction hashes are compared.", note=NO_COMPARING
+        ),
         Flag("compaction-batch-limit", "int", "1000", "Revisions that one slice of a compaction removes."),
         Flag("compaction-sleep-interval", "duration", "10ms", "Pause between the slices."),
         Flag("watch-progress-notify-interval", "duration", "10m", "How often idle watchers hear how far they are."),
         Flag("warning-apply-duration", "duration", "100ms", "Log a batch that takes longer."),
         Flag("bootstrap-defrag-threshold-megabytes", "uint", "0", "Defragment at start.", note=NO_BBOLT),
-        Flag("downgrade-check-time", "duration", "5s", "How often a downgrade is looked at.", note=ONE_MEMBER),
-        Flag("snapshot-catchup-entries", "uint", "5000", "Entries kept for slow followers.", note=ONE_MEMBER),
+        Flag(
+            "downgrade-check-time",
+            "duration",
+            "5s",
+            "How often a downgrade is looked at.",
+            note="there is no downgrade yet",
+        ),
+        Flag("snapshot-catchup-entries", "uint", "5000", "Entries kept for slow followers."),
     ),
     "Unsafe feature": (
-        Flag("force-new-cluster", "bool", "false", "Become a cluster of one.", note="this is a cluster of one"),
+        Flag("force-new-cluster", "bool", "false", "Keep the data, drop all other members."),
         Flag("unsafe-no-fsync", "bool", "false", "Writes survive the process, not the machine."),
     ),
     "fastkv": (

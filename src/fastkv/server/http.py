@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import h11
@@ -24,8 +24,11 @@ import h11
 from fastkv._version import __version__
 from fastkv.errors import Error
 from fastkv.rpc.wire import int_field, message_field
-from fastkv.server.node import ALARM_CORRUPT, ALARM_NAMES, Node
+from fastkv.server.alarms import ALARM_CORRUPT, ALARM_NAMES
 from fastkv.server.version import API_VERSION
+
+if TYPE_CHECKING:
+    from fastkv.server.node import Node
 
 READ_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 300.0  # for a request to arrive, as Go's ReadHeaderTimeout in etcd
@@ -35,6 +38,10 @@ CORS = (
     ("Access-Control-Allow-Origin", "*"),
 )
 TEXT = "text/plain; charset=utf-8"
+CHECKS = {
+    "livez": ("serializable_read",),
+    "readyz": ("data_corruption", "serializable_read", "linearizable_read", "non_learner"),
+}
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 # One key, keys only: what a health check reads.
 PROBE = message_field(1, b"health") + int_field(3, 1) + int_field(8, 1)
@@ -53,14 +60,14 @@ NOT_FOUND = Answer(404, b"404 page not found\n", headers=(NOSNIFF,))
 METRICS_PORT_PATHS = frozenset(("metrics", "health", "livez", "readyz"))
 
 
-def answer_metrics_port(node: Node, method: str, target: str, accept: str = "") -> Answer:
+async def answer_metrics_port(node: Node, method: str, target: str, accept: str = "") -> Answer:
     """What a request on --listen-metrics-urls gets: /metrics and the probes."""
     if urlsplit(target).path.removeprefix("/").partition("/")[0] not in METRICS_PORT_PATHS:
         return NOT_FOUND
-    return answer(node, method, target, accept)
+    return await answer(node, method, target, accept)
 
 
-def answer(node: Node, method: str, target: str, accept: str = "") -> Answer:
+async def answer(node: Node, method: str, target: str, accept: str = "") -> Answer:
     """What a request gets."""
     try:
         url = urlsplit(target)
@@ -79,9 +86,9 @@ def answer(node: Node, method: str, target: str, accept: str = "") -> Answer:
     elif path == "version" and not check:
         found = _version(node)
     elif path == "health" and not check:
-        found = _health(node, query)
-    elif path in ("livez", "readyz") and check in ("", *_checks(node, path)):
-        found = _probe(node, path, check, query)
+        found = await _health(node, query)
+    elif path in ("livez", "readyz") and check in ("", *CHECKS[path]):
+        found = await _probe(node, path, check, query)
     if found is None:
         return NOT_FOUND
     if method != "GET":
@@ -100,9 +107,9 @@ def _vars(node: Node) -> Answer:
             "id": f"{identity.member_id:x}",
             "term": identity.term,
             "vote": f"{identity.member_id:x}",
-            "commit": node.engine.applied_index,
-            "lead": f"{identity.member_id:x}",
-            "raftState": "StateLeader",
+            "commit": node.commit_index,
+            "lead": f"{node.leader:x}",
+            "raftState": "StateLeader" if node.leader == identity.member_id else "StateFollower",
             "applied": node.engine.applied_index,
             "progress": {},
             "leadtransferee": "0",
@@ -121,23 +128,28 @@ def _version(node: Node) -> Answer:
     return Answer(200, json.dumps(versions, separators=(",", ":")).encode(), "application/json")
 
 
-def _health(node: Node, query: dict[str, list[str]]) -> Answer:
+async def _health(node: Node, query: dict[str, list[str]]) -> Answer:
     excluded = query.get("exclude", [])
+    serializable = query.get("serializable", [""])[0] == "true"
     reason = ""
     for _, alarm in sorted(node.alarms):
         if ALARM_NAMES.get(alarm) not in excluded:
             reason = f"ALARM {ALARM_NAMES.get(alarm, alarm)}"
             break
-    if not reason and (failure := _read_failure(node)):
+    if not reason and not serializable and not node.knows_leader:
+        reason = "RAFT NO LEADER"
+    if not reason and (failure := await _read_failure(node, linearizable=not serializable)):
         reason = f"RANGE ERROR:{failure}"
     body = json.dumps({"health": "false" if reason else "true", "reason": reason}, separators=(",", ":")).encode()
     return Answer(503, body + b"\n") if reason else Answer(200, body)
 
 
-def _read_failure(node: Node) -> str:
+async def _read_failure(node: Node, *, linearizable: bool) -> str:
     if node.stopping.is_set():
         return "etcdserver: server stopped"
     try:
+        if linearizable:
+            await node.confirm_read()
         node.engine.range(PROBE)
     except Error as error:
         return str(error)
@@ -148,25 +160,21 @@ def _corrupt(node: Node) -> str:
     return "alarm activated: CORRUPT" if any(alarm == ALARM_CORRUPT for _, alarm in node.alarms) else ""
 
 
-def _checks(node: Node, path: str) -> dict[str, str]:
-    """Check -> why it fails, "" if it does not."""
-    failure = _read_failure(node)
-    if path == "livez":
-        return {"serializable_read": failure}
-    return {
-        "data_corruption": _corrupt(node),
-        "serializable_read": failure,
-        "linearizable_read": failure,
-        "non_learner": "",
-    }
+async def _check(node: Node, check: str) -> str:
+    """Why the check fails, "" if it does not."""
+    match check:
+        case "data_corruption":
+            return _corrupt(node)
+        case "non_learner":
+            return "not supported for learner" if node.is_learner else ""
+        case _:
+            return await _read_failure(node, linearizable=check == "linearizable_read")
 
 
-def _probe(node: Node, path: str, check: str, query: dict[str, list[str]]) -> Answer:
-    checks = _checks(node, path)
-    if check:
-        checks = {check: checks[check]}
+async def _probe(node: Node, path: str, check: str, query: dict[str, list[str]]) -> Answer:
     excluded = query.get("exclude", [])
-    checks = {name: failure for name, failure in checks.items() if name not in excluded}
+    wanted = [check] if check else CHECKS[path]
+    checks = {name: await _check(node, name) for name in wanted if name not in excluded}
     failed = any(checks.values())
     lines = [f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in checks.items()]
     nosniff = (("X-Content-Type-Options", "nosniff"),)
@@ -184,7 +192,7 @@ class HttpConnection:
         node: Node,
         read: Callable[[int], Awaitable[bytes]],
         write: Callable[[bytes], Awaitable[None]],
-        answer: Callable[[Node, str, str, str], Answer] = answer,
+        answer: Callable[[Node, str, str, str], Awaitable[Answer]] = answer,
     ) -> None:
         self._answer = answer
         self._node = node
@@ -219,7 +227,7 @@ class HttpConnection:
         assert request is not None
         method = request.method.decode("latin-1")
         accept = next((value.decode("latin-1") for name, value in request.headers if name == b"accept"), "")
-        reply = self._answer(self._node, method, request.target.decode("latin-1"), accept)
+        reply = await self._answer(self._node, method, request.target.decode("latin-1"), accept)
         if reply.make_body is not None:
             reply = reply._replace(body=await self._node.work(reply.make_body))
         await self._send(reply, with_body=method != "HEAD")

@@ -8,7 +8,7 @@ https:// asks what the client port asks of its clients; http:// is open, as prob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastkv.server.http import READ_BYTES, Answer, HttpConnection
 from fastkv.server.listeners import Acceptor, Listener, close
@@ -25,7 +25,7 @@ class HttpPort:
         node: Node,
         listeners: list[Listener],
         tls: TlsConfig,
-        answer: Callable[[Node, str, str, str], Answer],
+        answer: Callable[[Node, str, str, str], Awaitable[Answer]],
     ) -> None:
         self._node = node
         self._listeners = listeners

@@ -4,9 +4,9 @@ Who this member is: ids, term and name, and where they are kept.
     member id  := first 8 bytes of SHA-1(peer URLs ascending, joined, then the token), big-endian
     cluster id := first 8 bytes of SHA-1(all member ids ascending, 8 bytes each), big-endian
 
-The ids are made once, from the first start's flags, and kept as JSON in the engine's meta bytes; a later start with
-other flags keeps them, as etcd does. The term rises by one at every start: each is an election that this only member
-wins.
+The ids are made once, at the first start, and kept as JSON in the engine's meta bytes; a later start with other flags
+keeps them, as etcd does. The session counts the starts. The term of a member alone rises by one at every start: each is
+an election that this only member wins; the term of a member of several is Raft's.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import json
 from typing import NamedTuple
 
 from fastkv.errors import Code, from_code
-from fastkv.server.config import Config, ConfigError, parse_cluster
 
 FIRST_TERM = 2  # A fresh etcd bootstraps at 1 and wins its first election at 2.
 
 
 class Identity(NamedTuple):
+    """remotes: (id, peer URLs) of those whom a joining member met; of use until the log says who is a member."""
+
     cluster_id: int
     member_id: int
     peer_urls: tuple[str, ...]
     term: int
+    session: int = 1
+    remotes: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
 
 def member_id(peer_urls: tuple[str, ...], token: str) -> int:
@@ -41,26 +44,6 @@ def _first_8_bytes(data: str | bytes) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def bootstrap(config: Config) -> Identity:
-    """The identity of a first start; ConfigError if the flags contradict each other."""
-    if config.initial_cluster_state == "existing":
-        raise ConfigError(
-            "--initial-cluster-state=existing: fastkv cannot join a cluster yet; start a new one", "fatal"
-        )
-    members = parse_cluster(config.initial_cluster)
-    own = members.get(config.name)
-    if own is None:
-        raise ConfigError(f'couldn\'t find local name "{config.name}" in the initial cluster configuration', "fatal")
-    if own != config.peer_urls:
-        raise ConfigError(
-            f"--initial-cluster has {','.join(own)} but missing from "
-            f"--initial-advertise-peer-urls={','.join(config.peer_urls)}",
-            "fatal",
-        )
-    member = member_id(own, config.initial_cluster_token)
-    return Identity(cluster_id([member]), member, own, FIRST_TERM)
-
-
 def encode(identity: Identity) -> bytes:
     return json.dumps(
         {
@@ -68,6 +51,8 @@ def encode(identity: Identity) -> bytes:
             "member_id": f"{identity.member_id:x}",
             "peer_urls": identity.peer_urls,
             "term": identity.term,
+            "session": identity.session,
+            "remotes": [(f"{member:x}", urls) for member, urls in identity.remotes],
         }
     ).encode()
 
@@ -77,9 +62,14 @@ def decode(meta: bytes) -> Identity:
     try:
         fields = json.loads(meta)
         identity = Identity(
-            int(fields["cluster_id"], 16), int(fields["member_id"], 16), tuple(fields["peer_urls"]), int(fields["term"])
+            int(fields["cluster_id"], 16),
+            int(fields["member_id"], 16),
+            tuple(fields["peer_urls"]),
+            int(fields["term"]),
+            int(fields.get("session", fields["term"])),
+            tuple((int(member, 16), tuple(urls)) for member, urls in fields.get("remotes", ())),
         )
-        ids_and_term = (identity.cluster_id >> 1, identity.member_id >> 1, identity.term)
+        ids_and_term = (identity.cluster_id >> 1, identity.member_id >> 1, identity.term, identity.session)
         numbers_fit = all(0 <= number < 1 << 63 for number in ids_and_term)
         if not numbers_fit or not all(isinstance(url, str) for url in identity.peer_urls):
             raise ValueError("a number or URL that no member has")

@@ -24,15 +24,17 @@ from pathlib import Path
 from fastkv.errors import Error
 from fastkv.server import self_signed
 from fastkv.server.config import Config, ConfigError
-from fastkv.server.fronts import OpenNode
+from fastkv.server.fronts import AnyFront, OpenNode
 from fastkv.server.http import answer, answer_metrics_port
 from fastkv.server.http_port import HttpPort
 from fastkv.server.listeners import Ports, bind_ports, hosts
 from fastkv.server.log import Log, go_duration
+from fastkv.server.node import Node
 from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
 
 STOP_S = 1.8
+STEP_DOWN_S = 0.5
 
 
 def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode) -> int:
@@ -122,9 +124,20 @@ async def _serve(config: Config, log: Log, ports: Ports, open_node: OpenNode) ->
         applied_index=node.engine.applied_index,
     )
 
+    stepping_down: list[asyncio.Task[None]] = []
+
+    async def step_down() -> None:
+        # Clients are served meanwhile: for them the leader changes, and this member ends a moment later.
+        try:
+            async with asyncio.timeout(STEP_DOWN_S):
+                await node.step_down()
+        except TimeoutError:
+            log.warn("nobody took over leadership in time")
+        node.stopping.set()
+
     def on_signal(number: signal.Signals) -> None:
         log.info("received signal; shutting down", signal=number.name)
-        node.stopping.set()
+        stepping_down.append(loop.create_task(step_down()))
         # Closing is bounded step by step; whatever step is not, the process is.
         bound = threading.Timer(STOP_S, lambda: _leave(log, 1 if node.failed else 0))
         bound.daemon = True
@@ -135,22 +148,8 @@ async def _serve(config: Config, log: Log, ports: Ports, open_node: OpenNode) ->
     http_ports: list[HttpPort] = []
     try:
         await node.start()
-        fixtures = Path(config.data_dir, "fixtures", "client")
-        tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
-        http_ports.append(HttpPort(node, ports.metrics, tls, answer_metrics_port))
-        for listener in ports.metrics:
-            log.info("serving metrics", address=listener.address)
-        http_ports.append(HttpPort(node, ports.http, tls, answer))
-        await front.serve(tls)
-        traffic = "grpc" if ports.http else "grpc+http"
-        for listener, kind in [*((one, traffic) for one in ports.client), *((one, "http") for one in ports.http)]:
-            if listener.plain:
-                text = "serving client traffic insecurely; this is strongly discouraged!"
-                log.warn(text, traffic=kind, address=listener.address)
-            if listener.tls:
-                log.info("serving client traffic securely", traffic=kind, address=listener.address)
-        log.info("ready to serve client requests")
-        _notify_systemd()
+        if not node.stopping.is_set():
+            http_ports = await _open_to_clients(node, front, config, log, ports)
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
@@ -164,6 +163,25 @@ async def _serve(config: Config, log: Log, ports: Ports, open_node: OpenNode) ->
             node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
     return (1 if node.failed else 0), ended
+
+
+async def _open_to_clients(node: Node, front: AnyFront, config: Config, log: Log, ports: Ports) -> list[HttpPort]:
+    fixtures = Path(config.data_dir, "fixtures", "client")
+    tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
+    http_ports = [HttpPort(node, ports.metrics, tls, answer_metrics_port), HttpPort(node, ports.http, tls, answer)]
+    for listener in ports.metrics:
+        log.info("serving metrics", address=listener.address)
+    await front.serve(tls)
+    traffic = "grpc" if ports.http else "grpc+http"
+    for listener, kind in [*((one, traffic) for one in ports.client), *((one, "http") for one in ports.http)]:
+        if listener.plain:
+            text = "serving client traffic insecurely; this is strongly discouraged!"
+            log.warn(text, traffic=kind, address=listener.address)
+        if listener.tls:
+            log.info("serving client traffic securely", traffic=kind, address=listener.address)
+    log.info("ready to serve client requests")
+    _notify_systemd()
+    return http_ports
 
 
 def _notify_systemd() -> None:

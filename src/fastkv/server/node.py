@@ -1,20 +1,22 @@
 """
 One member: an engine, its identity, and everything that happens around a command between the wire and the store.
 
-    handlers --propose--> Committer (thread) --commit--> outcome --> event loop: answers, leases, alarms, watchers
+    alone    handlers --propose--> Committer (thread) --commit--> outcome --> answers, leases, alarms, watchers
+    several  handlers --propose--> cluster (server/cluster/) --Raft, apply--> the same
 
-Owns the engine, the identity, the lessor, the alarms and the compaction task. All methods run on the event loop's
-thread unless they say otherwise.
+Owns the engine, the identity, the lessor, the alarms and the compaction. All methods run on the event loop's thread
+unless they say otherwise.
 
 Invariants:
-* An answer to a write is given only after `engine.commit` returned it: it is on disk and visible to every read.
-* A read needs no confirmation: the only member's revision covers every acknowledged write.
+* An answer to a write is given only after the engine returned it: it is on disk, with a quorum of the members if there
+  are several, and visible to every read.
+* A linearizable read is confirmed first; of a member alone the revision covers every acknowledged write anyway.
 * Deadlines of leases, alarms and watchers follow applied commands, also of callers that have gone.
 * A failed disk ends the node (`failed` is set); a full one refuses writes, goes on with reads, and takes writes again
   when there is room.
 * `close` waits for nobody longer than STOP_STEP_S a step: who still reads then, reads on in a thread of its own.
 
-Left out: other members, authentication.
+Left out: authentication.
 """
 
 from __future__ import annotations
@@ -22,36 +24,38 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from fastkv import engine as engine_module
-from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, Engine
+from fastkv.engine import ALARM, COMPACTION, ReplicatedEngine
 from fastkv.errors import Code, Error, QuotaError, from_code
+from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
-from fastkv.server import identity as identities
-from fastkv.server.committer import Committer, Outcome, Proposal, Writes
+from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
+from fastkv.server.cluster import bootstrap, following, peer_port
+from fastkv.server.cluster.cluster import Cluster
+from fastkv.server.cluster.membership import Member
+from fastkv.server.cluster.own import OwnCommands, Sequences
+from fastkv.server.cluster.peer_http import PeerHttp
+from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
+from fastkv.server.compaction import Compaction
 from fastkv.server.config import Config
 from fastkv.server.downgrade import Downgrade
+from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
 from fastkv.server.log import Log
+from fastkv.server.peers import Listener, Peers
 from fastkv.server.quota import Quota
-
-ALARM_GET, ALARM_ACTIVATE, ALARM_DEACTIVATE = 0, 1, 2
-ALARM_NONE, ALARM_NOSPACE, ALARM_CORRUPT = 0, 1, 2
-ALARM_NAMES = {ALARM_NOSPACE: "NOSPACE", ALARM_CORRUPT: "CORRUPT"}
-
-# Expired leases are revoked at most this many at a time, this often: 1000 a second, as etcd does.
-REVOKE_BATCH, REVOKE_PAUSE_S = 500, 0.5
-REVOKE_RETRY_S = 1.0
 
 # etcd's limit on what is committed but not yet applied.
 PROPOSALS_WAITING_MAX = 5000
 # Of each step of `close`: together with the front's they stay below 2 s.
 STOP_STEP_S = 0.5
+FULL_DISK_RETRY_S = 0.2
 
 Result = TypeVar("Result")
 
@@ -64,7 +68,7 @@ class WatchSink(Protocol):
 
 
 class Node:
-    """One member of one."""
+    """One member. `cluster`: of several; None: it is alone."""
 
     def __init__(self, config: Config, log: Log, now: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -77,71 +81,108 @@ class Node:
         # What /metrics answers to an Accept header: (what makes the body in any thread, content type). The front end
         # sets it.
         self.render_metrics: Callable[[str], tuple[Callable[[], bytes], str]] | None = None
-        options = engine_module.Options(
+        self._loop = asyncio.get_running_loop()
+        self.engine: ReplicatedEngine = engine_module.load()(config.data_dir, self._options())
+        try:
+            self._peer_tls = peer_port.contexts(config, log)
+            self.start_of_life = bootstrap.start(config, self.engine, log, peer_port.client_tls(self._peer_tls))
+            self.identity = self.start_of_life.identity
+            self._set_identity()
+            self.cluster: Cluster | None = None
+            self._peers: Peers | None = None
+            if self.start_of_life.alone:
+                self.engine.set_alone(True)
+            else:
+                self.cluster = self._make_cluster(peer_port.bind(config))
+        except BaseException:
+            self.engine.close()
+            raise
+        self.quota = Quota(config.quota_bytes, self.engine.stats)
+        self._watchers: dict[int, WatchSink] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._disk_is_full = False
+        self._switching = asyncio.Lock()
+        self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
+        self.downgrade = Downgrade(self._loop.call_later)
+        self.compactor = self._make_compactor()
+        self._committer: Writes = self._make_committer()
+        self._revocations: Writes = self._committer
+        if self.cluster is not None:
+            self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)
+        self._compaction = Compaction(self, self._spawn)
+        self._expiry = Expiry(
+            lambda: self.lessor, log, now, self._propose_revocation, self._may_expire, self.request_timeout_s
+        )
+
+    def _options(self) -> engine_module.Options:
+        config, log = self.config, self.log
+        return engine_module.Options(
             sync=config.fsync,
             checkpoint_on_close=False,  # a restart replays the log; a stop must not wait for a large checkpoint
             max_txn_ops=config.max_txn_ops,
             max_request_bytes=config.max_request_bytes,
+            replicated=True,
+            snapshot_count=config.snapshot_count,
+            snapshot_catchup_entries=config.snapshot_catchup_entries,
             log=lambda line: log.warn(line),
         )
-        self.engine: Engine = engine_module.load()(config.data_dir, options)
-        self.identity = self._identify()
-        self.quota = Quota(config.quota_bytes, self.engine.stats)
-        self._watchers: dict[int, WatchSink] = {}
-        self._expiring: dict[int, asyncio.Future[None]] = {}
-        self._deadline_moved = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._compaction: asyncio.Task[None] | None = None
-        self._compaction_wanted = False
-        self._disk_is_full = False
-        self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
-        self._loop = asyncio.get_running_loop()
-        self.downgrade = Downgrade(self._loop.call_later)
-        self.compactor = self._make_compactor()
-        self._committer = self._make_committer()
+
+    def _make_cluster(self, listeners: list[Listener]) -> Cluster:
+        cluster = Cluster(
+            self.config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s
+        )
+        http = PeerHttp(self).answer
+        self._peers = peer_port.open_peers(self.identity, listeners, self._peer_tls, cluster.peering, http, self.log)
+        return cluster
 
     def _make_committer(self) -> Writes:
+        if self.cluster is not None:
+            return self.cluster.own_commands(self._apply_outcome)
         return Committer(
             self.engine,
             lambda outcome: self._call_soon(self._apply_outcome, outcome),
             lambda: self._call_soon(self.fail, RuntimeError("the committer thread died")),
         )
 
-    def _identify(self) -> identities.Identity:
-        try:
-            if meta := self.engine.read_meta():
-                identity = self._renew_term(identities.decode(meta))
-            else:
-                identity = identities.bootstrap(self.config)
-                self.engine.write_meta(identities.encode(identity))
-        except BaseException:
-            self.engine.close()
-            raise
-        self.engine.set_identity(identity.cluster_id, identity.member_id, identity.term)
-        return identity
+    def _set_identity(self) -> None:
+        self.engine.set_identity(self.identity.cluster_id, self.identity.member_id, self.identity.term)
 
-    def _renew_term(self, known: identities.Identity) -> identities.Identity:
-        identity = known._replace(term=known.term + 1)
-        try:
-            self.engine.write_meta(identities.encode(identity))
-        except QuotaError as full:
-            # The only member's term orders nothing: what is there can be read all the same.
-            self.log.error("the disk is full; the term stays as it was, reads go on", error=str(full))
-            return known
-        return identity
-
+    # -- life -------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Begin to take commands."""
+        """Begin to take commands; of several, once there is a leader, or when waiting for one has taken long enough."""
         self._committer.start()
-        self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
-        self._spawn(self._expire_leases())
-        self.alarms.update(self.engine.alarms())
-        if self.engine.compact_revision > 0:
-            self._compact()
+        self.restore()
+        self._spawn(self._expiry.run())
         if self.compactor:
             self._spawn(compactors.run(self.compactor, asyncio.sleep))
         member = f"{self.identity.member_id:x}"
-        self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
+        if self.cluster is None:
+            self.log.info(f"raft.node: {member} elected leader {member} at term {self.identity.term}")
+            return
+        self.set_leader(leads=False, known=False)
+        assert self._peers is not None
+        await self.cluster.start(self._peers)
+        ready = {self._loop.create_task(self.cluster.ready()), self._loop.create_task(self.stopping.wait())}
+        done, pending = await asyncio.wait(ready, timeout=self.request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if not done:
+            self.log.warn("there is no leader yet; clients are served what needs none")
+
+    def restore(self) -> None:
+        """What stands beside the store follows from the store as it is now."""
+        if self._expiry.leads:
+            self._restore_leases()
+        self.alarms.clear()
+        self.alarms.update(self.engine.alarms())
+        if self.engine.compact_revision > 0:
+            self._compaction.begin()
+        self.wake_watchers()
+
+    def _restore_leases(self) -> None:
+        """All leases get their time again, and some more: nobody knows when their clients were last heard."""
+        self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
+        self._expiry.hurry()
 
     async def close(self) -> bool:
         """
@@ -149,12 +190,26 @@ class Node:
         or a slow disk, and the process must end under it. No acknowledged write is lost by that.
         """
         self.stopping.set()
+        self._expiry.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
-        ended = await self._in_time(self._committer.stop) and await self._in_time(self.engine.close)
+        ended = True
+        if self.cluster is not None:
+            await self.cluster.close()
+            ended = await self._in_time(self.cluster.end)
+        ended = ended and await self._in_time(self._stop_writes) and await self._in_time(self.engine.close)
         return ended and await self._in_time(self._workers.shutdown)
+
+    def _stop_writes(self) -> None:
+        """Called in another thread."""
+        self._committer.stop()
+
+    async def step_down(self) -> None:
+        """This member is about to stop: somebody else is to lead."""
+        if self.cluster is not None and self.failed is None:
+            await self.cluster.step_down()
 
     async def _in_time(self, step: Callable[[], object]) -> bool:
         """Call it in a thread of its own; whether it has ended within STOP_STEP_S. Raises what it raises."""
@@ -180,6 +235,12 @@ class Node:
             self.log.fatal("the store failed; the node ends", error=str(reason))
         self.stopping.set()
 
+    def leave(self, reason: str) -> None:
+        """The node is not wanted any more."""
+        if not self.stopping.is_set():
+            self.log.warn(reason)
+            self.stopping.set()
+
     @property
     def request_timeout_s(self) -> float:
         """How long a request waits for what others must do first, as etcd's ReqTimeout."""
@@ -190,19 +251,86 @@ class Node:
         """Commands of this node that are not committed yet."""
         return self._committer.waiting
 
+    @property
+    def knows_leader(self) -> bool:
+        return self.cluster is None or self.cluster.raft.leader != NO_MEMBER
+
+    @property
+    def leader(self) -> int:
+        """Its id; 0: none is known."""
+        return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
+
+    @property
+    def commit_index(self) -> int:
+        return self.engine.applied_index if self.cluster is None else self.cluster.raft.log.commit
+
+    def members(self) -> tuple[Member, ...]:
+        """As far as this member knows."""
+        if self.cluster is not None:
+            return self.cluster.membership.members
+        (own,) = self.start_of_life.membership.members
+        return (own._replace(name=self.config.name, client_urls=self.config.advertise_client_urls),)
+
+    async def several(self) -> Cluster:
+        """The cluster, to change who is a member of it; a member that was alone drives Raft from here on."""
+        async with self._switching:
+            if self.cluster is None:
+                await self._end_alone()
+            assert self.cluster is not None
+            await self.cluster.leader_known()
+            return self.cluster
+
+    async def _end_alone(self) -> None:
+        """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
+        listeners = peer_port.bind(self.config)
+        self.start_of_life = self.start_of_life._replace(alone=False)
+        direct, holding = self._committer, Holding()
+        self._committer = holding
+        await self._end_direct(direct, Sequences(self.identity.session))
+        while True:
+            try:
+                await self.work(self.engine.set_alone, False)
+                break
+            except QuotaError as error:
+                self.set_disk_full(error)
+                await asyncio.sleep(FULL_DISK_RETRY_S)
+        self.cluster = self._make_cluster(listeners)
+        self._committer = self._make_committer()
+        self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)
+        assert self._peers is not None
+        await self.cluster.start(self._peers)
+        for proposal in holding.proposals:
+            self._committer.submit(proposal)
+
+    async def _end_direct(self, direct: Writes, sequences: Sequences) -> None:
+        """Until no direct commit is under way, and none will be."""
+        await self.work(direct.stop)
+
+    @property
+    def is_learner(self) -> bool:
+        return self.cluster is not None and self.cluster.is_learner
+
+    # -- reads ------------------------------------------------------------------------------------------------
+    async def confirm_read(self) -> None:
+        """Until a read sees all that was acknowledged by any member."""
+        if self.cluster is not None:
+            await self.cluster.linearizable.confirm(self.request_timeout_s)
+
     # -- writes -----------------------------------------------------------------------------------------------
-    async def propose(self, tag: int, payload: bytes) -> tuple[int, bytes]:
+    async def propose(self, tag: int, payload: bytes, writes: Writes | None = None) -> tuple[int, bytes]:
         """Commit one command: (code, response message). Raises what the world does to it, a timeout included."""
-        if self._committer.waiting >= PROPOSALS_WAITING_MAX:
+        writes = writes or self._committer
+        if writes.waiting >= PROPOSALS_WAITING_MAX:
             raise too_many_requests()
         answer: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
-        if not self._committer.submit(Proposal(tag, payload, answer)):
+        began = self.now()
+        if not writes.submit(Proposal(tag, payload, answer)):
             raise stopped()
         try:
             async with asyncio.timeout(self.request_timeout_s):
                 return await answer
         except TimeoutError:
-            raise timed_out() from None
+            raise (timed_out() if self.cluster is None else self.cluster.timeout_error(began)) from None
 
     async def execute(self, tag: int, payload: bytes) -> bytes:
         """Commit one command; the response message, or the client's error raised."""
@@ -236,51 +364,107 @@ class Node:
                 expected_duration=f"{self.config.warning_apply_s * 1000:.0f}ms",
                 commands=len(outcome.proposals),
             )
-        if self._disk_is_full and any(code == Code.OK for code, _ in outcome.results):
-            self._disk_is_full = False
-            self.log.info("the disk has room again; writes are taken")
+        if any(code == Code.OK for code, _ in outcome.results):
+            self.set_disk_full(None)
         for proposal, result in zip(outcome.proposals, outcome.results, strict=True):
-            if result[0] == Code.OK and proposal.tag >= COMPACTION:
+            if self.cluster is None and result[0] == Code.OK and proposal.tag >= COMPACTION:
                 self._follow(proposal, result[1])
             if not proposal.answer.done():
                 proposal.answer.set_result(result)
-        self.wake_watchers()
+        if self.cluster is None:
+            self.wake_watchers()
 
     def _apply_failure(self, proposals: list[Proposal], error: Error) -> None:
         if isinstance(error, QuotaError):
-            if not self._disk_is_full:
-                self._disk_is_full = True
-                text = "the disk is full; reads go on, writes fail until space is freed; no restart is needed"
-                self.log.error(text, error=str(error))
+            self.set_disk_full(error)
             error = from_code(Code.NO_SPACE)  # a client is told what etcd would tell it, and not our paths
-        else:
+        elif self.cluster is None:
             self.fail(error)
         for proposal in proposals:
             if not proposal.answer.done():
                 proposal.answer.set_exception(error)
 
+    def set_disk_full(self, error: Error | None) -> None:
+        """None: there is room again."""
+        if (error is not None) == self._disk_is_full:
+            return
+        self._disk_is_full = error is not None
+        if error is not None:
+            text = "the disk is full; reads go on, writes fail until space is freed; no restart is needed"
+            self.log.error(text, error=str(error))
+        else:
+            self.log.info("the disk has room again; writes are taken")
+
     def _follow(self, proposal: Proposal, response: bytes) -> None:
         """What the node keeps beside the store follows the applied command."""
         match proposal.tag:
             case engine_module.COMPACTION:
-                self._compact()
+                self._compaction.begin()
             case engine_module.LEASE_GRANT:
                 granted = wire.Message(response)
                 self.lessor.grant(granted.number(2), granted.number(3), self.now())
-                self._deadline_moved.set()
+                self._expiry.hurry()
             case engine_module.LEASE_REVOKE:
-                lease = wire.Message(proposal.payload).number(1)
-                self.lessor.revoke(lease)
-                if waiting := self._expiring.pop(lease, None):
-                    waiting.set_result(None)
+                self._lease_is_gone(wire.Message(proposal.payload).number(1))
             case engine_module.ALARM:
-                action = wire.Message(proposal.payload).number(1)
-                if action == ALARM_ACTIVATE:
-                    self.alarms.update(read_alarms(response))
-                elif action == ALARM_DEACTIVATE:
-                    self.alarms.difference_update(read_alarms(response))
-                    # Who disarms has made room; an old size would raise the alarm again.
-                    self.quota.look_again()
+                self._alarms_changed()
+
+    def _lease_is_gone(self, lease: int) -> None:
+        self.lessor.revoke(lease)
+        self._expiry.revoked(lease)
+
+    def _alarms_changed(self) -> None:
+        self.alarms.clear()
+        self.alarms.update(self.engine.alarms())
+        # Who disarms has made room; an old size would raise the alarm again.
+        self.quota.look_again()
+
+    # -- what the cluster tells -------------------------------------------------------------------------------
+    def set_term(self, term: int) -> None:
+        self.identity = self.identity._replace(term=term)
+        self._set_identity()
+
+    def set_leader(self, *, leads: bool, known: bool) -> None:
+        before = self._expiry.leads
+        self._expiry.set_leader(leads)
+        if before and not leads:
+            self._forget_leases()
+        elif leads and not before:
+            self._restore_leases()
+        if self.compactor:
+            self.compactor.paused = not leads
+
+    def _forget_leases(self) -> None:
+        """Their time is another's business now."""
+        self.lessor = Lessor()
+
+    def set_learner(self, learner: bool) -> None:
+        """Whether this member may answer little."""
+
+    def follow_entries(self, entries: Sequence[Entry]) -> None:
+        """Own and others' commands are applied: leases, alarms and watchers follow."""
+        news = following.news(self.engine, entries, alarmed=bool(self.alarms))
+        if news is not None:
+            for lease, ttl in news.leases if self._expiry.leads else ():
+                if ttl is None:
+                    self._lease_is_gone(lease)
+                elif lease not in self.lessor:
+                    self.lessor.grant(lease, ttl, self.now())
+            if news.leases:
+                self._expiry.hurry()
+            if news.alarms:
+                self._alarms_changed()
+            if news.compaction:
+                self._compaction.begin()
+        self.wake_watchers()
+
+    def answer_batch(self, sequence: int, results: list[tuple[int, bytes]]) -> None:
+        for writes in (self._committer, self._revocations):
+            if isinstance(writes, OwnCommands) and writes.applied(sequence, results):
+                return
+
+    def is_busy(self) -> bool:
+        return self._committer.waiting > 0
 
     # -- headers ----------------------------------------------------------------------------------------------
     def header(self, revision: int | None = None) -> bytes:
@@ -316,65 +500,29 @@ class Node:
 
     async def renew_lease(self, lease: int) -> int:
         """The granted TTL, counted anew; 0 if there is no such lease. Of one that is due the revocation is awaited."""
-        if self.lessor.is_expired(lease, self.now()):
-            self._deadline_moved.set()
-            waiting = self._expiring.setdefault(lease, self._loop.create_future())
-            try:
-                async with asyncio.timeout(self.request_timeout_s):
-                    await asyncio.shield(waiting)
-            except TimeoutError:
-                raise timed_out() from None
-            return 0
-        return self.lessor.renew(lease, self.now())
+        return await (self._expiry.renew(lease) if self.cluster is None else self.cluster.leases.renew(lease))
 
-    async def _expire_leases(self) -> None:
-        while True:
-            self._deadline_moved.clear()
-            deadline = self.lessor.next_deadline()
-            try:
-                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self.now())):
-                    await self._deadline_moved.wait()
-            except TimeoutError:
-                pass
-            due = self.lessor.expired(self.now(), REVOKE_BATCH)
-            for lease in due:
-                self._spawn(self._revoke(lease))
-            if len(due) == REVOKE_BATCH:
-                await asyncio.sleep(REVOKE_PAUSE_S)
+    async def remaining(self, lease: int) -> tuple[int, int] | None:
+        """(remaining seconds, granted TTL), None if there is no such lease."""
+        return self.remaining_here(lease) if self.cluster is None else await self.cluster.leases.remaining(lease)
 
-    async def _revoke(self, lease: int) -> None:
-        try:
-            code, _ = await self.propose(LEASE_REVOKE, wire.int_field(1, lease))
-            if code not in (Code.OK, Code.LEASE_NOT_FOUND):
-                raise from_code(code)
-        except Error as error:
-            self.log.warn("failed to revoke lease", lease_id=f"{lease:016x}", error=str(error))
-            await asyncio.sleep(REVOKE_RETRY_S)
-            self.lessor.retry(lease)
-            self._deadline_moved.set()
-            return
-        if code == Code.LEASE_NOT_FOUND and (waiting := self._expiring.pop(lease, None)):
-            waiting.set_result(None)
+    def lease_ids(self) -> list[int]:
+        """Those that end first in front, where that is known."""
+        return self.lessor.ids() if self._expiry.leads else [lease for lease, _, _ in self.engine.leases()]
+
+    async def renew_here(self, lease: int) -> int:
+        return await self._expiry.renew(lease)
+
+    def remaining_here(self, lease: int) -> tuple[int, int] | None:
+        return self.lessor.remaining(lease, self.now())
+
+    def _propose_revocation(self, tag: int, payload: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        return asyncio.ensure_future(self.propose(tag, payload, self._revocations))
+
+    async def _may_expire(self) -> bool:
+        return self.cluster is None or await self.cluster.leases.may_expire()
 
     # -- compaction -------------------------------------------------------------------------------------------
-    def _compact(self) -> None:
-        self._compaction_wanted = True
-        if self._compaction is None or self._compaction.done():
-            self._compaction = self._spawn(self._run_compaction())
-
-    async def _run_compaction(self) -> None:
-        while self._compaction_wanted and not self.stopping.is_set():
-            self._compaction_wanted = False
-            began, revision = self.now(), self.engine.compact_revision
-            while not await self.work(self.engine.compact_step, self.config.compaction_batch_limit):
-                await asyncio.sleep(self.config.compaction_sleep_s)
-                if self.stopping.is_set():
-                    return
-            self.wake_watchers()
-            self.log.info(
-                "finished scheduled compaction", compact_revision=revision, took=f"{(self.now() - began) * 1000:.3f}ms"
-            )
-
     def _make_compactor(self) -> compactors.Compactor | None:
         config, revision = self.config, lambda: self.engine.revision
         if config.compaction_period_s > 0:
@@ -388,8 +536,7 @@ class Node:
 
     async def wait_compaction(self) -> None:
         """Until everything that a compaction has released is removed."""
-        if self._compaction is not None:
-            await asyncio.shield(self._compaction)
+        await self._compaction.wait()
 
     def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
@@ -406,9 +553,3 @@ class Node:
         if not task.cancelled() and (failure := task.exception()) is not None:
             assert isinstance(failure, Exception)
             self.fail(failure)
-
-
-def read_alarms(response: bytes) -> set[tuple[int, int]]:
-    """The (member id, alarm) pairs of an AlarmResponse."""
-    members = (wire.Message(alarm) for alarm in wire.Message(response).all(2))
-    return {(member.unsigned(1), member.number(2)) for member in members}
