@@ -55,7 +55,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("initial-election-tick-advance", "bool", "true", "Hurry the first election."),
         Flag("listen-peer-urls", "urls", "http://localhost:2380", "Where peers connect."),
         Flag("listen-client-urls", "urls", "http://localhost:2379", "Where clients connect: gRPC, /health."),
-        Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect.", absent="a separate port for HTTP"),
+        Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect; --listen-client-urls is then gRPC's."),
         Flag("max-snapshots", "uint", "5", "Snapshot files to keep (deprecated).", note="two checkpoints are kept"),
         Flag("max-wals", "uint", "5", "Log files to keep.", note="the log is kept as long as a checkpoint needs it"),
         Flag("memory-mlock", "bool", "false", "Keep the store's pages in RAM.", absent="locking memory"),

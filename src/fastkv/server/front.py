@@ -27,7 +27,7 @@ from fastkv.rpc.services import Services
 from fastkv.server.call_counts import CallCounts
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
-from fastkv.server.listeners import Acceptor, Listener, close
+from fastkv.server.listeners import NOT_HTTP, REJECTED, Acceptor, Listener, address_text, close
 from fastkv.server.metrics import Metrics
 from fastkv.server.node import Node
 from fastkv.server.tls import Contexts
@@ -94,6 +94,11 @@ class Front:
                 await self._relay(first, reader, writer)
             finally:
                 self._counts.connections -= 1
+            return
+
+        if self._node.config.listen_client_http_urls:
+            address = address_text(writer.get_extra_info("peername"))
+            self._node.log.warn(REJECTED, remote_addr=address, error=NOT_HTTP)
             return
 
         async def write(data: bytes) -> None:

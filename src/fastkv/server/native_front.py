@@ -36,7 +36,7 @@ from fastkv.server.committer import Outcome, Proposal, Writes
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
-from fastkv.server.listeners import REJECTED, Listener, close
+from fastkv.server.listeners import NOT_HTTP, REJECTED, Listener, close
 from fastkv.server.log import Log
 from fastkv.server.metrics import HELP, MethodCounts, Metrics
 from fastkv.server.node import Node, WatchSink
@@ -448,7 +448,12 @@ class NativeFront:
 
     # -- HTTP/1.1 ---------------------------------------------------------------------------------------------
     def _on_http(self, thread: int, call: int, number: int, count: int, address: str) -> None:
-        task = self._loop.create_task(self._serve_http(socket.socket(fileno=number)))
+        connection = socket.socket(fileno=number)
+        if self._node.config.listen_client_http_urls:
+            self._node.log.warn(REJECTED, remote_addr=address, error=NOT_HTTP)
+            connection.close()
+            return
+        task = self._loop.create_task(self._serve_http(connection))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
