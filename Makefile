@@ -105,7 +105,7 @@ wheel: setup  ## source distribution, a wheel from it, and that wheel tried in a
 	@cd build/wheel-venv && bin/python -I ../../tests/smoke/smoke.py
 	@ls -l dist
 
-peers:  ## the real etcds that tests compare with: 3.7 (needs Go) and Debian's, into ~/.cache/fastkv/peers
+peers:  ## the real etcds that tests compare with (3.7 needs Go, Debian's) and a Go client, into ~/.cache/fastkv/peers
 	@bash tools/peers.sh
 
 clean:  ## remove what was built (.venv and downloaded peers stay)

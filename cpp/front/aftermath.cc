@@ -94,7 +94,7 @@ void Aftermath::Applied(Batch* batch) {
   if (direct) parts_.follower->TellEnded();
   if (std::exchange(disk_full_, false)) committed.commands.emplace_back();  // so that the node hears of it
   if (!committed.commands.empty()) events.push_back(std::move(committed));
-  if (options_.slow_batch_ns > 0 && batch->took_ns > options_.slow_batch_ns) {
+  if (direct && options_.slow_batch_ns > 0 && batch->took_ns > options_.slow_batch_ns) {
     Event slow;
     slow.kind = Event::kSlowBatch;
     slow.number = batch->took_ns;

@@ -1,5 +1,6 @@
 #include "front/keep_alive.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "front/requests.h"
@@ -45,21 +46,43 @@ void KeepAliveThread::Renewed(const std::unordered_map<int64_t, int64_t>& ttls) 
   }
 }
 
+uint64_t KeepAliveThread::TakeRound() { return std::exchange(round_begun_, false) ? round_++ : 0; }
+
+void KeepAliveThread::Confirmed(uint64_t round, Code code) {
+  if (code == Code::kOk) confirmed_ = std::max(confirmed_, round);
+  const std::vector<uint64_t> calls(confirming_.begin(), confirming_.end());
+  const int64_t now_ns = NowNs();
+  for (const uint64_t call : calls) {
+    KeepAliveStream* const stream = streams_.at(call);
+    if (code == Code::kOk) {
+      stream->AnswerAll(now_ns);
+    } else if (!stream->ended_ && !stream->waiting_ && !stream->asked_.empty() &&
+               stream->asked_.front().round <= round) {
+      stream->ended_ = true;
+      parts_->errors->RefuseStream(stream->call_, code);
+    }
+    if (stream->asked_.empty()) confirming_.erase(call);
+  }
+}
+
 void KeepAliveThread::LeaderChanged() {
   forwarding_.clear();
   to_renew_.clear();
+  confirming_.clear();
   const int64_t now_ns = NowNs();
   for (KeepAliveStream* const stream : Streams()) {
     stream->waiting_ = false;
     stream->forwarded_ = 0;
+    for (KeepAliveStream::Asked& asked : stream->asked_) asked.round = round_;
+    stream->AwaitRound();
     stream->AnswerAll(now_ns);
   }
 }
 
 void KeepAliveThread::RefuseOverdue(int64_t before_ns, Code code) {
-  if (*parts_->timer == LeaseTimer::kHere) return;
+  if (*parts_->timer == LeaseTimer::kAlone) return;
   for (KeepAliveStream* const stream : Streams()) {
-    if (stream->ended_ || stream->asked_.empty()) continue;
+    if (stream->ended_ || stream->waiting_ || stream->asked_.empty()) continue;
     const KeepAliveStream::Asked& first = stream->asked_.front();
     const bool client_is_slow = stream->call_->unsent_bytes() >= kUnsentHighBytes;
     if (first.ttl >= 0 || first.began_ns >= before_ns || client_is_slow) continue;
@@ -82,6 +105,7 @@ void KeepAliveStream::OnEnd() {
   ended_ = true;
   owner_->streams_.erase(call_->id());
   owner_->forwarding_.erase(call_->id());
+  owner_->confirming_.erase(call_->id());
 }
 
 void KeepAliveStream::OnMessage(std::string_view message) {
@@ -98,7 +122,8 @@ void KeepAliveStream::OnMessage(std::string_view message) {
     return;
   }
   const int64_t now_ns = NowNs();
-  asked_.push_back({request.id, now_ns});
+  asked_.push_back({request.id, now_ns, -1, owner_->round_});
+  AwaitRound();
   AnswerAll(now_ns);
 }
 
@@ -122,10 +147,10 @@ bool KeepAliveStream::AnswerFirst(int64_t now_ns) {
   int64_t ttl = first.ttl;
   if (ttl < 0) {
     const LeaseTimer timer = owner_->parts_->timer->load(std::memory_order_acquire);
-    if (timer != LeaseTimer::kHere) {
-      if (timer == LeaseTimer::kElsewhere) Forward();
-      return false;
-    }
+    if (timer == LeaseTimer::kElsewhere) Forward();
+    const bool mine =
+        timer == LeaseTimer::kAlone || (timer == LeaseTimer::kLeader && first.round <= owner_->confirmed_);
+    if (!mine) return false;
     const double now = static_cast<double>(now_ns) * 1e-9;
     ttl = owner_->parts_->leases->Renew(first.lease, now, {owner_->thread_, call_->id()});
     waiting_ = ttl < 0;
@@ -135,6 +160,12 @@ bool KeepAliveStream::AnswerFirst(int64_t now_ns) {
   if (forwarded_ > 0) --forwarded_;
   Write(first.lease, ttl);
   return true;
+}
+
+void KeepAliveStream::AwaitRound() {
+  if (asked_.empty() || owner_->parts_->timer->load(std::memory_order_acquire) != LeaseTimer::kLeader) return;
+  owner_->round_begun_ = true;
+  owner_->confirming_.insert(call_->id());
 }
 
 void KeepAliveStream::Forward() {

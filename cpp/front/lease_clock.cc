@@ -73,22 +73,36 @@ std::vector<LeaseClock::Waiter> LeaseClock::Revoke(int64_t id) {
   return waiters;
 }
 
-int64_t LeaseClock::Renew(int64_t id, double now, const Waiter& waiter) {
-  const std::lock_guard lock(mutex_);
+int64_t LeaseClock::RenewOne(int64_t id, double now, const Waiter* waiter) {
   if (!known_) return -1;
   const auto found = leases_.find(id);
   if (found == leases_.end()) return 0;
   Lease& lease = found->second;
   if (lease.deadline <= now) {
-    if (waiter.thread == nullptr) return 0;
-    lease.waiters.push_back(waiter);
+    if (waiter != nullptr) lease.waiters.push_back(*waiter);
     return -1;
   }
   lease.deadline = now + static_cast<double>(lease.ttl);
   return lease.ttl;
 }
 
-int64_t LeaseClock::Renew(int64_t id, double now) { return Renew(id, now, {}); }
+int64_t LeaseClock::Renew(int64_t id, double now, const Waiter& waiter) {
+  const std::lock_guard lock(mutex_);
+  return RenewOne(id, now, &waiter);
+}
+
+int64_t LeaseClock::Renew(int64_t id, double now) {
+  const std::lock_guard lock(mutex_);
+  return std::max<int64_t>(RenewOne(id, now, nullptr), 0);
+}
+
+std::vector<int64_t> LeaseClock::RenewAll(const std::vector<int64_t>& ids, double now) {
+  std::vector<int64_t> ttls;
+  ttls.reserve(ids.size());
+  const std::lock_guard lock(mutex_);
+  for (const int64_t id : ids) ttls.push_back(RenewOne(id, now, nullptr));
+  return ttls;
+}
 
 bool LeaseClock::Contains(int64_t id) const {
   const std::lock_guard lock(mutex_);

@@ -58,6 +58,8 @@ class LeaseClock {
   int64_t Renew(int64_t id, double now, const Waiter& waiter);
   // As Renew; a lease that is due gives 0.
   int64_t Renew(int64_t id, double now);
+  // Many at once, for another member that has been asked: a lease that is due gives -1.
+  std::vector<int64_t> RenewAll(const std::vector<int64_t>& ids, double now);
 
   bool Contains(int64_t id) const;
   size_t size() const;
@@ -86,6 +88,7 @@ class LeaseClock {
   };
 
   // All REQUIRE mutex_.
+  int64_t RenewOne(int64_t id, double now, const Waiter* waiter);
   bool Set(int64_t id, int64_t ttl, double deadline);  // whether on_earlier_ must be called
   void Push(int64_t id, Lease* lease);
   void DropStale();  // the heap's top is then a lease with that deadline

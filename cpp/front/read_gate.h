@@ -30,9 +30,10 @@ namespace fastkv::front {
 
 struct ParkedRead {
   uint64_t call_id = 0;
-  uint32_t method = 0;                        // the service's number
-  std::string request;                        // of a unary call
-  std::shared_ptr<RangeStream::Link> stream;  // of a RangeStream, which keeps its request itself
+  uint32_t method = 0;                             // the service's number
+  std::string request = {};                        // of a unary call
+  std::shared_ptr<RangeStream::Link> stream = {};  // of a RangeStream, which keeps its request itself
+  uint64_t round = 0;                              // of keep-alives (keep_alive.h): all of the turn in one
 };
 
 // The reads of one turn of one IoThread.

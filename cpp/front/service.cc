@@ -285,6 +285,7 @@ void NodeService::TurnEnd(IoThread* thread) {
       Deliver(thread, std::move(answers));
     }
   }
+  if (const uint64_t round = of->keep_alives.TakeRound(); round != 0) ParkKeepAlives(of, round);
   if (!of->parked.reads.empty()) ParkTurn(of, thread);
   of->watches.Run();
   of->calls = 0;

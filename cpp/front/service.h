@@ -186,6 +186,7 @@ class NodeService final : public Service {
   Code WhyRefused(const Method& method, const Call& call, std::string_view message) const;
   bool IsLinearizable(const Method& method, std::string_view message) const;
   void Park(Call* call, uint32_t method, std::string_view request, std::shared_ptr<RangeStream::Link> stream);
+  void ParkKeepAlives(PerThread* of, uint64_t round);
   void ParkTurn(PerThread* of, IoThread* thread);
   void RunReads(IoThread* thread, std::vector<ParkedRead> reads, Code code);
   void RememberNeed(PerThread* of, Call* call);
@@ -228,7 +229,7 @@ class NodeService final : public Service {
   std::vector<std::unique_ptr<PerThread>> threads_;  // by IoThread::index(), each made by its own thread
   std::vector<IoThread*> io_threads_;
   std::atomic<uint8_t> mode_{0};
-  std::atomic<LeaseTimer> lease_timer_{LeaseTimer::kHere};
+  std::atomic<LeaseTimer> lease_timer_{LeaseTimer::kAlone};
   // When the leader was last another one; how often; whether it is heard.
   std::atomic<int64_t> elected_ns_{0};
   std::atomic<uint64_t> leader_changes_{0};

@@ -25,6 +25,7 @@ void NodeService::UseRaft(uint64_t first_sequence) {
   raft_proposer_.Begin(first_sequence, [this] { events_.Push({.kind = Event::kProposals}); });
   backend_->SetFollower(&follower_);
   Set(kGated, true);
+  lease_timer_ = LeaseTimer::kLeader;  // until SetLeader says something else: it was alone
 }
 
 void NodeService::Set(uint8_t bit, bool on) {
@@ -44,7 +45,7 @@ void NodeService::SetLeader(bool is_leader, bool known, bool connected) {
   const uint64_t change = ++leader_changes_;
   if (!known)
     ticker_.After(kElectionsWithoutLeader * options_.election_timeout_ns, [this, change] { EndLeaderless(change); });
-  if (is_leader && lease_timer_ == LeaseTimer::kHere) return;
+  if (is_leader && lease_timer_ == LeaseTimer::kLeader) return;
   // The clock last: while it knows nothing, it has no answer for who still asks it.
   lease_timer_ = known && !is_leader ? LeaseTimer::kElsewhere : LeaseTimer::kNobody;
   follower_.FollowLeases(is_leader);
@@ -53,7 +54,8 @@ void NodeService::SetLeader(bool is_leader, bool known, bool connected) {
 
 void NodeService::RestoreLeases(const std::vector<LeaseClock::Granted>& leases, double now, double grace_s) {
   leases_.Restore(leases, now, grace_s);
-  if (lease_timer_.exchange(LeaseTimer::kHere) == LeaseTimer::kHere) return;
+  const LeaseTimer timer = (mode_ & kGated) != 0 ? LeaseTimer::kLeader : LeaseTimer::kAlone;
+  if (lease_timer_.exchange(timer) == timer) return;
   EachThread([](PerThread* of, IoThread*) { of->keep_alives.LeaderChanged(); });
 }
 
@@ -133,6 +135,11 @@ void NodeService::Park(Call* call, uint32_t method, std::string_view request,
   parked->reads.push_back({call->id(), method, std::string(request), std::move(stream)});
 }
 
+void NodeService::ParkKeepAlives(PerThread* of, uint64_t round) {
+  if (of->parked.reads.empty()) of->parked.began_ns = NowNs();
+  of->parked.reads.push_back({.method = kLeaseKeepAlive, .round = round});
+}
+
 void NodeService::ParkTurn(PerThread* of, IoThread* thread) {
   of->parked.thread = thread;
   const ReadGate::Parked parked = reads_.Park(&of->parked);
@@ -144,6 +151,10 @@ void NodeService::ParkTurn(PerThread* of, IoThread* thread) {
 void NodeService::RunReads(IoThread* thread, std::vector<ParkedRead> reads, Code code) {
   thread->Post([this, thread, reads = std::move(reads), code] {
     for (const ParkedRead& read : reads) {
+      if (read.round != 0) {
+        Of(thread)->keep_alives.Confirmed(read.round, code);
+        continue;
+      }
       if (read.stream != nullptr) {
         if (read.stream->stream != nullptr) read.stream->stream->Confirmed(code);
         continue;

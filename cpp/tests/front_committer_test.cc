@@ -182,6 +182,20 @@ TEST(LeaseClockTest, ARenewedLeaseEndsLater) {
   EXPECT_EQ(clock.Expired(20, 100), (std::vector<int64_t>{2, 1}));
   EXPECT_EQ(clock.Renew(1, 20), 0);
   EXPECT_EQ(clock.Renew(3, 20), 0);
+  clock.Grant(4, 10, 20);
+  EXPECT_EQ(clock.RenewAll({4, 1, 3}, 25), (std::vector<int64_t>{10, -1, 0}));
+}
+
+TEST(LeaseClockTest, AClockThatWasClearedHasNoAnswerUntilItIsRestored) {
+  LeaseClock clock;
+  clock.Grant(1, 10, 0);
+  clock.Clear();
+  EXPECT_EQ(clock.size(), 0u);
+  EXPECT_TRUE(std::isinf(clock.NextDeadline()));
+  EXPECT_EQ(clock.Renew(1, 0, {}), -1);
+  clock.Restore({{1, 10, 0}}, 0, 0);
+  EXPECT_EQ(clock.Renew(1, 0, {}), 10);
+  EXPECT_EQ(clock.Renew(2, 0, {}), 0);
 }
 
 TEST(LeaseClockTest, ALeaseGrantedAgainIsAnother) {

@@ -105,6 +105,39 @@ TEST_F(ReplicaTest, WatchersAreMatchedBeforeTheResultsAreOut) {
   EXPECT_EQ(looker.ready, std::vector<uint64_t>{watcher});
 }
 
+TEST_F(ReplicaTest, TheFollowerHearsOfEveryMembersCompactionsLeasesAndAlarmsBeforeTheAsker) {
+  struct Listener : ApplyFollower, ApplyObserver {
+    void Followed(uint64_t sequence, std::span<const FollowedCommand> commands) override {
+      for (const FollowedCommand& command : commands) {
+        lines.push_back(std::to_string(sequence) + ": " + std::to_string(command.tag) + "@" +
+                        std::to_string(command.place) + " " + std::to_string(static_cast<int>(command.code)) +
+                        (command.response.empty() ? "" : " answered") +
+                        (command.payload == RevokeBytes(5) ? " of 5" : ""));
+      }
+    }
+    void Applied(uint64_t sequence, std::vector<CommandResult> results) override {
+      lines.push_back("asker of " + std::to_string(sequence) + ": " + std::to_string(results.size()));
+    }
+    std::vector<std::string> lines;
+  } listener;
+  replica_->SetFollower(&listener);
+  replica_->Expect(1, &listener);
+  const std::string put = PutBytes("a", "1");
+  const std::vector<OwnedEntry> entries = {
+      {1, 1, EntryKind::kNormal,
+       BatchOf(kOwnMember, 1, {{kTagPut, put}, {kTagLeaseGrant, GrantBytes(5, 60)}, {kTagPut, put}})},
+      {1, 2, EntryKind::kNormal, BatchOf(8, 9, {{kTagPut, put}, {kTagLeaseRevoke, RevokeBytes(5)}})},
+      {1, 3, EntryKind::kNormal, BatchOf(8, 10, {{kTagPut, put}})},
+      {1, 4, EntryKind::kNormal, BatchOf(kOwnMember, 2, {{kTagCompaction, CompactionBytes(1'000)}})},
+  };
+  ASSERT_TRUE(Commit(db_.get(), entries).ok());
+  EXPECT_EQ(listener.lines,
+            (std::vector<std::string>{"1: 8@1 0 answered", "asker of 1: 3", "0: 9@1 0 answered of 5", "2: 7@0 9"}));
+  replica_->SetFollower(nullptr);
+  ASSERT_TRUE(Commit(db_.get(), {{1, 5, EntryKind::kNormal, BatchOf(8, 11, {{kTagAlarm, AlarmBytes(1, 8, 1)}})}}).ok());
+  EXPECT_EQ(listener.lines.size(), 4u);
+}
+
 TEST_F(ReplicaTest, EntriesComeBackFromTheLogAsTheyWere) {
   const std::vector<OwnedEntry> entries = {PutEntry(1, 1, "a", "1"),
                                            ChangeEntry(1, 2),

@@ -9,6 +9,7 @@ there are some: no C++ thread ever waits for the GIL.
 Thread safety: as cpp/front/node_front.h and service.h say; one Python thread at a time uses a Front.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -82,6 +83,8 @@ cdef object _event(const Event& event):
     return <int>event.kind, event.thread, event.call, event.number, event.count, _text(event.text)
 
 
+# What it uses must outlive it, whatever order the garbage collector finds.
+@cython.no_gc_clear
 cdef class Front:
     """
     Service and server over a store. `engine.backend()` is the way to it; the engine is kept alive.
@@ -383,6 +386,11 @@ cdef class LeaseClock:
 
     def renew(self, int64_t lease, double now):
         return self._clock.Renew(lease, now)
+
+    def renew_all(self, leases, double now):
+        """The granted TTL of each, counted anew; 0: there is no such lease; -1: it is due, and will be revoked."""
+        cdef vector[int64_t] ids = leases
+        return list(self._clock.RenewAll(ids, now))
 
     def revoke(self, int64_t lease):
         self._clock.Revoke(lease)

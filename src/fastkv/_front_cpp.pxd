@@ -90,6 +90,7 @@ cdef extern from "front/lease_clock.h" namespace "fastkv::front" nogil:
         void Grant(int64_t, int64_t, double) except +
         void Revoke(int64_t) except +
         int64_t Renew(int64_t, double) except +
+        vector[int64_t] RenewAll(const vector[int64_t]&, double) except +
         cbool Contains(int64_t)
         size_t size()
         cbool IsExpired(int64_t, double)

@@ -2,8 +2,8 @@
 Every error fastkv raises, one row each: number, class, gRPC code, exact text.
 
 Numbers below 100 are the client's errors: deterministic, the same on every replica, shared with cpp/base/status.h. From
-100 on they are the world's (disk, lock, corruption), from 120 on a server's (no leader, not in time). Texts and gRPC codes of the client's errors are etcd's
-(api/v3rpc).
+100 on they are the world's (disk, lock, corruption), from 120 on a server's (no leader, not in time). Texts and gRPC
+codes of the client's and the server's errors are etcd's (api/v3rpc).
 """
 
 from __future__ import annotations
@@ -192,8 +192,7 @@ class ForkedError(ClosedError):
 
 
 class UnavailableError(Error):
-    """The server is stopping, its cluster has no leader, or it was not done in time. A write may have been done, or be
-    done yet."""
+    """The server stops, its cluster has no leader, or time was up. A write may have been done, or be done yet."""
 
     code = GrpcCode.UNAVAILABLE
 

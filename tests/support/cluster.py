@@ -177,4 +177,5 @@ class Cluster:
         return found
 
     def tails(self) -> str:
-        return "\n".join(f"--- {member.name}\n{member.log_tail(12)}" for member in self.members.values())
+        started = [member for member in self.members.values() if member.log_path.exists()]
+        return "\n".join(f"--- {member.name}\n{member.log_tail(12)}" for member in started)

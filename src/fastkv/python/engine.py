@@ -539,6 +539,10 @@ class PythonEngine:
         self._raft()
         self.sync()
 
+    def validate(self, tag: int, payload: bytes) -> int:
+        self._raft()
+        return _prepare(tag, payload, self.options)[0]
+
     def apply(
         self, entries: Sequence[tuple[int, int, int, bytes]], membership: bytes | None = None
     ) -> list[tuple[int, list[Answer]]]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from fastkv.rpc.status import too_large
+from fastkv.rpc.status import too_large, unsupported_for_learner
+from fastkv.rpc.wire import Message
 from fastkv.server.node import Node
 
 
@@ -27,6 +28,9 @@ class Context(Protocol):
     async def write(self, message: bytes) -> None:
         """Send a message; returns when the transport would take the next one."""
 
+
+RANGE, SERIALIZABLE = "/etcdserverpb.KV/Range", 7  # the method; the field of its request
+LEARNERS = ("/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot", "/grpc.health.v1.Health/Check")
 
 Unary = Callable[[Node, bytes], Awaitable[bytes]]
 ServerStreaming = Callable[[Node, bytes, Context], Awaitable[None]]
@@ -46,11 +50,20 @@ async def read(node: Node, context: Context) -> bytes | None:
     return None if request is None else check_size(node, request)
 
 
+def check_learner(node: Node, name: str, request: bytes) -> None:
+    """A learner answers what needs no quorum and promises nothing: as etcd, Status and serializable ranges."""
+    if not node.is_learner or name in LEARNERS:
+        return
+    if name != RANGE or not Message(request).unsigned(SERIALIZABLE):
+        raise unsupported_for_learner()
+
+
 async def answer(node: Node, name: str, function: Unary, request: bytes) -> bytes:
     """What a unary method answers; a slow one is logged."""
     began = node.now()
     try:
-        return await function(node, check_size(node, request))
+        check_learner(node, name, check_size(node, request))
+        return await function(node, request)
     finally:
         took_s = node.now() - began
         if took_s > node.config.warning_request_s > 0:

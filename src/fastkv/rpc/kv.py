@@ -9,11 +9,10 @@ small limit counts every key of its interval.
 from __future__ import annotations
 
 from fastkv.engine import COMPACTION, DELETE_RANGE, PUT, TXN
-from fastkv.rpc.calls import Context
+from fastkv.rpc.calls import SERIALIZABLE, Context
 from fastkv.rpc.wire import Message, message_field
 from fastkv.server.node import Node
 
-SERIALIZABLE = 7  # the field of a RangeRequest
 RANGE_OP_TAG = b"\x0a"  # RequestOp.request_range
 # The engine keeps its place in fields 1000 and 1001 of the request for the next chunk. A client that sends them is not
 # believed: of a field given twice the last one counts.

@@ -50,7 +50,7 @@ async def time_to_live(node: Node, request: bytes) -> bytes:
 async def leases(node: Node, request: bytes) -> bytes:
     Message(request)
     await node.confirm_read()
-    held = (message_field(2, int_field(1, lease)) for lease in node.lessor.ids())
+    held = (message_field(2, int_field(1, lease)) for lease in node.lease_ids())
     return message_field(1, node.header()) + b"".join(held)
 
 

@@ -13,7 +13,7 @@ import grpc
 from grpc.aio import EOF, ServicerContext
 
 from fastkv.errors import Error
-from fastkv.rpc.calls import Bidirectional, ServerStreaming, Unary, answer, check_size
+from fastkv.rpc.calls import Bidirectional, ServerStreaming, Unary, answer, check_learner, check_size
 from fastkv.rpc.methods import ABSENT, BIDIRECTIONAL, SERVER_STREAMING, UNARY
 from fastkv.rpc.status import absent_method, as_seen, malformed_name, unknown_method, unknown_service
 from fastkv.server.node import Node
@@ -51,9 +51,10 @@ def unary_handler(node: Node, name: str, function: Unary) -> Handler:
     return grpc.unary_unary_rpc_method_handler(call)
 
 
-def server_streaming_handler(node: Node, function: ServerStreaming) -> Handler:
+def server_streaming_handler(node: Node, name: str, function: ServerStreaming) -> Handler:
     async def call(request: bytes, context: ServicerContext) -> None:
         try:
+            check_learner(node, name, b"")
             await function(node, check_size(node, request), GrpcioContext(context))
         except Error as error:
             await abort(context, error)
@@ -61,9 +62,10 @@ def server_streaming_handler(node: Node, function: ServerStreaming) -> Handler:
     return grpc.unary_stream_rpc_method_handler(call)
 
 
-def bidirectional_handler(node: Node, function: Bidirectional) -> Handler:
+def bidirectional_handler(node: Node, name: str, function: Bidirectional) -> Handler:
     async def call(_: object, context: ServicerContext) -> None:
         try:
+            check_learner(node, name, b"")
             await function(node, GrpcioContext(context))
         except Error as error:
             await abort(context, error)
@@ -90,10 +92,10 @@ class Services(grpc.GenericRpcHandler):
                 self._handlers[f"/{service}/{method}"] = unary_handler(node, f"/{service}/{method}", function)
         for service, streaming in SERVER_STREAMING.items():
             for method, stream in streaming.items():
-                self._handlers[f"/{service}/{method}"] = server_streaming_handler(node, stream)
+                self._handlers[f"/{service}/{method}"] = server_streaming_handler(node, f"/{service}/{method}", stream)
         for service, bidirectional in BIDIRECTIONAL.items():
             for method, both in bidirectional.items():
-                self._handlers[f"/{service}/{method}"] = bidirectional_handler(node, both)
+                self._handlers[f"/{service}/{method}"] = bidirectional_handler(node, f"/{service}/{method}", both)
         for service, absent in ABSENT.items():
             for method in absent:
                 self._handlers[f"/{service}/{method}"] = refusing_handler(absent_method(service, method))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from fastkv.errors import Code, Error, GrpcCode
+from fastkv.errors import Code, Error, GrpcCode, from_code
 from fastkv.rpc.wire import Message
 
 
@@ -21,54 +21,54 @@ class RpcError(Error):
         self.code = code
 
 
-def stopped() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: server stopped")
+def stopped() -> Error:
+    return from_code(Code.STOPPED)
 
 
-def timed_out() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out")
+def timed_out() -> Error:
+    return from_code(Code.TIMED_OUT)
 
 
-def too_many_requests() -> RpcError:
-    return RpcError(GrpcCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+def too_many_requests() -> Error:
+    return from_code(Code.TOO_MANY_REQUESTS)
 
 
 # -- clusters -------------------------------------------------------------------------------------------------
-def deadline_exceeded() -> RpcError:
+def deadline_exceeded() -> Error:
     """What a write gets for which there was no leader all the while."""
-    return RpcError(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
+    return from_code(Code.DEADLINE_EXCEEDED)
 
 
-def timed_out_leader_failed() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out, possibly due to previous leader failure")
+def timed_out_leader_failed() -> Error:
+    return from_code(Code.TIMED_OUT_LEADER_FAILED)
 
 
-def timed_out_connection_lost() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: request timed out, possibly due to connection lost")
+def timed_out_connection_lost() -> Error:
+    return from_code(Code.TIMED_OUT_DISCONNECTED)
 
 
 def transfer_timed_out() -> RpcError:
     return RpcError(GrpcCode.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
 
 
-def no_leader() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: no leader")
+def no_leader() -> Error:
+    return from_code(Code.NO_LEADER)
 
 
 def not_leader() -> RpcError:
     return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: not leader")
 
 
-def leader_changed() -> RpcError:
-    return RpcError(GrpcCode.UNAVAILABLE, "etcdserver: leader changed")
+def leader_changed() -> Error:
+    return from_code(Code.LEADER_CHANGED)
 
 
 def bad_transferee() -> RpcError:
     return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 
 
-def unsupported_for_learner() -> RpcError:
-    return RpcError(GrpcCode.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
+def unsupported_for_learner() -> Error:
+    return from_code(Code.NOT_FOR_LEARNER)
 
 
 def member_exists() -> RpcError:

@@ -59,6 +59,27 @@ class Writes(Protocol):
         """Commit what has been submitted, then end; False if that takes longer than timeout_s."""
 
 
+class Holding:
+    """Writes that keep what comes, while the way to the store is changed."""
+
+    def __init__(self) -> None:
+        self.proposals: list[Proposal] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self.proposals)
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def submit(self, proposal: Proposal) -> bool:
+        self.proposals.append(proposal)
+        return True
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        return True
+
+
 class Committer:
     """Owns the thread. on_outcome and on_end are called in it."""
 

@@ -119,8 +119,7 @@ class Expiry:
             self._put_back([lease])
             self._moved.set()
             return
-        if code == Code.LEASE_NOT_FOUND:
-            self.revoked(lease)
+        self.revoked(lease)
 
     def close(self) -> None:
         for task in self._revoking:

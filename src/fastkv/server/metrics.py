@@ -191,6 +191,7 @@ class Metrics:
             quota_bytes=node.config.quota_bytes,
             member_id=node.identity.member_id,
             engine=node.engine.name,
+            cluster_version=node.downgrade.cluster_version.rpartition(".")[0],
         )
         encode, content_type = choose_encoder(accept)
         if "escaping=" not in content_type:
@@ -219,6 +220,7 @@ class _Scrape(Collector):
         quota_bytes: int,
         member_id: int,
         engine: str,
+        cluster_version: str,
     ) -> None:
         self._kinds = kinds
         self._calls = calls
@@ -229,6 +231,7 @@ class _Scrape(Collector):
         self._quota_bytes = quota_bytes
         self._member_id = member_id
         self._engine = engine
+        self._cluster_version = cluster_version
 
     def collect(self) -> Iterator[Metric]:
         yield from self._grpc()
@@ -273,7 +276,7 @@ class _Scrape(Collector):
         yield _gauge("etcd_server_quota_backend_bytes", self._quota_bytes)
         yield _labelled("etcd_server_id", server_id=f"{self._member_id:x}")
         yield _labelled("etcd_server_version", server_version=API_VERSION)
-        yield _labelled("etcd_cluster_version", cluster_version=API_VERSION.rpartition(".")[0])
+        yield _labelled("etcd_cluster_version", cluster_version=self._cluster_version)
         yield _labelled("fastkv_info", version=__version__, engine=self._engine)
 
     # -- the store --------------------------------------------------------------------------------------------

@@ -18,17 +18,20 @@ import asyncio
 import socket
 import time
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastkv import _front
 from fastkv.engine import LEASE_GRANT, LEASE_REVOKE
-from fastkv.errors import TABLE, Error, GrpcCode, from_code
+from fastkv.errors import TABLE, Code, Error, GrpcCode, QuotaError, from_code
+from fastkv.raft import Entry
 from fastkv.rpc.calls import ServerStreaming, Unary, answer
 from fastkv.rpc.methods import ABSENT, SERVER_STREAMING, UNARY
 from fastkv.rpc.status import absent_method, as_seen, stopped
 from fastkv.server.alarms import ALARM_NOSPACE
-from fastkv.server.committer import Outcome, Proposal
+from fastkv.server.cluster.own import Sequences
+from fastkv.server.committer import Outcome, Proposal, Writes
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
@@ -53,13 +56,25 @@ class NativeNode(Node):
     hot: _front.Front
 
     def __init__(self, config: Config, log: Log) -> None:
+        self._direct: NativeCommitter | None = None
         super().__init__(config, log, _front.now)
         self._clock: Deadlines = self.hot.leases()
         self.lessor = self._clock
 
-    def _make_committer(self) -> NativeCommitter:
+    def _make_committer(self) -> Writes:
+        if self._direct is None:
+            self.hot = self._make_front()
+            self._direct = NativeCommitter(self.hot, self._loop)
+        if self.cluster is None:
+            return self._direct
+        source = NativeSource(self.hot)
+        self.cluster.proposals.add_source(source)
+        self.cluster.linearizable.source = source
+        return super()._make_committer()
+
+    def _make_front(self) -> _front.Front:
         config = self.config
-        self.hot = _front.Front(
+        return _front.Front(
             self.engine,
             error_rows=[(int(code), int(cls.code), text) for code, (cls, text) in TABLE.items()],
             cold=cold_methods().items(),
@@ -75,11 +90,22 @@ class NativeNode(Node):
             slow_call_s=config.warning_request_s,
             fragment_bytes=config.receive_bytes_max,
             progress_interval_s=config.progress_interval_s,
+            proposer="direct" if self.cluster is None else "raft",
+            first_sequence=0 if self.cluster is None else self.cluster.sequences.front,
+            election_timeout_s=config.election_timeout_s,
         )
-        return NativeCommitter(self.hot, self._loop)
 
     async def start(self) -> None:
+        if self.cluster is not None:
+            self.hot.start()
         await super().start()
+
+    def _stop_writes(self) -> None:
+        assert self._direct is not None
+        self._direct.stop()
+
+    def restore(self) -> None:
+        super().restore()
         self.hot.set_quota_alarm((self.identity.member_id, ALARM_NOSPACE) in self.alarms)
 
     def wake_watchers(self) -> None:
@@ -99,11 +125,16 @@ class NativeNode(Node):
             sink.wake(watcher)
 
     def apply_committed(self, number: int, text: str, commands: list[tuple[int, int, bytes, int, bytes]]) -> None:
-        """Follow what C++ has committed, and answer those who proposed it here."""
-        assert isinstance(self._committer, NativeCommitter)
-        proposals = [self._committer.take(token, tag, payload) for token, tag, payload, _, _ in commands]
+        """Follow what C++ has committed, or seen applied, and answer those who proposed it here."""
+        assert self._direct is not None
+        proposals = [self._direct.take(token, tag, payload) for token, tag, payload, _, _ in commands]
         results = [(code, response) for _, _, _, code, response in commands]
-        self._apply_outcome(Outcome(proposals, results, from_code(number, text) if number else None, 0.0))
+        outcome = Outcome(proposals, results, from_code(number, text) if number else None, 0.0)
+        if self.cluster is not None:
+            for proposal, (code, response) in zip(proposals, results, strict=False):
+                if code == Code.OK:
+                    self._follow(proposal, response)
+        self._apply_outcome(outcome)
 
     def _follow(self, proposal: Proposal, response: bytes) -> None:
         # The clock of the leases has been told where the command was applied.
@@ -113,6 +144,58 @@ class NativeNode(Node):
     def hurry_leases(self) -> None:
         """A lease ends earlier than any did before."""
         self._expiry.hurry()
+
+    # -- in a cluster -----------------------------------------------------------------------------------------
+    async def _end_direct(self, direct: Writes, sequences: Sequences) -> None:
+        await self.work(self.hot.use_raft, sequences.front)
+
+    def set_leader(self, *, leads: bool, known: bool) -> None:
+        self.hot.set_leader(leads, known)
+        super().set_leader(leads=leads, known=known)
+
+    def set_learner(self, learner: bool) -> None:
+        self.hot.set_learner(learner)
+
+    def _forget_leases(self) -> None:
+        """C++ has forgotten them by itself."""
+
+    def follow_entries(self, entries: Sequence[Entry]) -> None:
+        # What they mean beside the store comes as events.
+        self.hot.applied()
+
+    def is_busy(self) -> bool:
+        return False  # C++ gathers while Python waits
+
+    def gathered(self) -> None:
+        """There is something to propose, or to confirm."""
+        if self.cluster is not None:
+            self.cluster.loop.kick()
+
+    def renew(self, leases: list[int]) -> None:
+        """Clients renew these here, but the leader times them."""
+        self._spawn(self._renew(leases))
+
+    async def _renew(self, leases: list[int]) -> None:
+        assert self.cluster is not None
+        with suppress(Error):  # who is not answered is told when its time is up
+            self.hot.renewed(await self.cluster.leases.renew_all(leases))
+
+
+class NativeSource:
+    """proposals.Source and reads.ReadSource of what gathers in C++."""
+
+    bound = False
+
+    def __init__(self, hot: _front.Front) -> None:
+        self.take = hot.take_proposal
+        self.take_reads = hot.take_reads
+        self._hot = hot
+
+    def settle(self, sequence: int, error: Error) -> None:
+        self._hot.settle(sequence, int(Code.NO_SPACE if isinstance(error, QuotaError) else error.number))
+
+    def release_reads(self, group: int, error: Error | None) -> None:
+        self._hot.release_reads(group, 0 if error is None else int(error.number))
 
 
 class NativeCommitter:
@@ -226,6 +309,9 @@ class NativeFront:
             _front.QUOTA: self._on_quota,
             _front.DIED: self._on_death,
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
+            _front.PROPOSALS: lambda *_: node.gathered(),
+            _front.READS: lambda *_: node.gathered(),
+            _front.RENEW: node.renew,
             _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
             _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }

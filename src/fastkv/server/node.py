@@ -35,13 +35,14 @@ from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
+from fastkv.server import peers
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
 from fastkv.server.cluster import bootstrap, following
 from fastkv.server.cluster.cluster import Cluster
 from fastkv.server.cluster.membership import Member
-from fastkv.server.cluster.own import OwnCommands
+from fastkv.server.cluster.own import OwnCommands, Sequences
 from fastkv.server.cluster.peer_http import PeerHttp
-from fastkv.server.committer import Committer, Outcome, Proposal, Writes
+from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
 from fastkv.server.compaction import Compaction
 from fastkv.server.config import Config
 from fastkv.server.downgrade import Downgrade
@@ -57,6 +58,7 @@ from fastkv.server.version import API_VERSION
 PROPOSALS_WAITING_MAX = 5000
 # Of each step of `close`: together with the front's they stay below 2 s.
 STOP_STEP_S = 0.5
+FULL_DISK_RETRY_S = 0.2
 
 Result = TypeVar("Result")
 
@@ -93,7 +95,7 @@ class Node:
             if self.start_of_life.alone:
                 self.engine.set_alone(True)
             else:
-                self.cluster = self._make_cluster()
+                self.cluster = self._make_cluster(bind_peers(config))
         except BaseException:
             self.engine.close()
             raise
@@ -101,6 +103,7 @@ class Node:
         self._watchers: dict[int, WatchSink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk_is_full = False
+        self._switching = asyncio.Lock()
         self._workers = ThreadPoolExecutor(thread_name_prefix="worker")
         self.downgrade = Downgrade(self._loop.call_later)
         self.compactor = self._make_compactor()
@@ -126,9 +129,8 @@ class Node:
             log=lambda line: log.warn(line),
         )
 
-    def _make_cluster(self) -> Cluster:
+    def _make_cluster(self, listeners: list[peers.Listener]) -> Cluster:
         config, identity = self.config, self.identity
-        listeners = bind_peers(config)
         cluster = Cluster(config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s)
         self._peers = Peers(
             LocalIdentity(identity.cluster_id, identity.member_id, API_VERSION, identity.peer_urls),
@@ -166,21 +168,27 @@ class Node:
         self.set_leader(leads=False, known=False)
         assert self._peers is not None
         await self.cluster.start(self._peers)
-        try:
-            async with asyncio.timeout(self.request_timeout_s):
-                await self.cluster.ready()
-        except TimeoutError:
+        ready = {self._loop.create_task(self.cluster.ready()), self._loop.create_task(self.stopping.wait())}
+        done, pending = await asyncio.wait(ready, timeout=self.request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if not done:
             self.log.warn("there is no leader yet; clients are served what needs none")
 
     def restore(self) -> None:
         """What stands beside the store follows from the store as it is now."""
-        self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
-        self._expiry.hurry()
+        if self._expiry.leads:
+            self._restore_leases()
         self.alarms.clear()
         self.alarms.update(self.engine.alarms())
         if self.engine.compact_revision > 0:
             self._compaction.begin()
         self.wake_watchers()
+
+    def _restore_leases(self) -> None:
+        """All leases get their time again, and some more: nobody knows when their clients were last heard."""
+        self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
+        self._expiry.hurry()
 
     async def close(self) -> bool:
         """
@@ -197,8 +205,12 @@ class Node:
         if self.cluster is not None:
             await self.cluster.close()
             ended = await self._in_time(self.cluster.end)
-        ended = ended and await self._in_time(self._committer.stop) and await self._in_time(self.engine.close)
+        ended = ended and await self._in_time(self._stop_writes) and await self._in_time(self.engine.close)
         return ended and await self._in_time(self._workers.shutdown)
+
+    def _stop_writes(self) -> None:
+        """Called in another thread."""
+        self._committer.stop()
 
     async def step_down(self) -> None:
         """This member is about to stop: somebody else is to lead."""
@@ -231,8 +243,9 @@ class Node:
 
     def leave(self, reason: str) -> None:
         """The node is not wanted any more."""
-        self.log.warn(reason)
-        self.stopping.set()
+        if not self.stopping.is_set():
+            self.log.warn(reason)
+            self.stopping.set()
 
     @property
     def request_timeout_s(self) -> float:
@@ -266,8 +279,38 @@ class Node:
 
     async def several(self) -> Cluster:
         """The cluster, to change who is a member of it; a member that was alone drives Raft from here on."""
-        assert self.cluster is not None
-        return self.cluster
+        async with self._switching:
+            if self.cluster is None:
+                await self._end_alone()
+            assert self.cluster is not None
+            await self.cluster.leader_known()
+            return self.cluster
+
+    async def _end_alone(self) -> None:
+        """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
+        listeners = bind_peers(self.config)
+        self.start_of_life = self.start_of_life._replace(alone=False)
+        direct, holding = self._committer, Holding()
+        self._committer = holding
+        await self._end_direct(direct, Sequences(self.identity.session))
+        while True:
+            try:
+                await self.work(self.engine.set_alone, False)
+                break
+            except QuotaError as error:
+                self.set_disk_full(error)
+                await asyncio.sleep(FULL_DISK_RETRY_S)
+        self.cluster = self._make_cluster(listeners)
+        self._committer = self._make_committer()
+        self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)
+        assert self._peers is not None
+        await self.cluster.start(self._peers)
+        for proposal in holding.proposals:
+            self._committer.submit(proposal)
+
+    async def _end_direct(self, direct: Writes, sequences: Sequences) -> None:
+        """Until no direct commit is under way, and none will be."""
+        await self.work(direct.stop)
 
     @property
     def is_learner(self) -> bool:
@@ -388,23 +431,33 @@ class Node:
         self._set_identity()
 
     def set_leader(self, *, leads: bool, known: bool) -> None:
-        if leads and not self._expiry.leads:
-            # Nobody knows when clients were last heard by whoever led before: all get their time again.
-            self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
+        before = self._expiry.leads
         self._expiry.set_leader(leads)
+        if before and not leads:
+            self._forget_leases()
+        elif leads and not before:
+            self._restore_leases()
         if self.compactor:
             self.compactor.paused = not leads
+
+    def _forget_leases(self) -> None:
+        """Their time is another's business now."""
+        self.lessor = Lessor()
+
+    def set_learner(self, learner: bool) -> None:
+        """Whether this member may answer little."""
 
     def follow_entries(self, entries: Sequence[Entry]) -> None:
         """Own and others' commands are applied: leases, alarms and watchers follow."""
         news = following.news(self.engine, entries, alarmed=bool(self.alarms))
         if news is not None:
-            for lease, ttl in news.leases:
+            for lease, ttl in news.leases if self._expiry.leads else ():
                 if ttl is None:
                     self._lease_is_gone(lease)
                 elif lease not in self.lessor:
                     self.lessor.grant(lease, ttl, self.now())
-            self._expiry.hurry()
+            if news.leases:
+                self._expiry.hurry()
             if news.alarms:
                 self._alarms_changed()
             if news.compaction:
@@ -458,6 +511,10 @@ class Node:
     async def remaining(self, lease: int) -> tuple[int, int] | None:
         """(remaining seconds, granted TTL), None if there is no such lease."""
         return self.remaining_here(lease) if self.cluster is None else await self.cluster.leases.remaining(lease)
+
+    def lease_ids(self) -> list[int]:
+        """Those that end first in front, where that is known."""
+        return self.lessor.ids() if self._expiry.leads else [lease for lease, _, _ in self.engine.leases()]
 
     async def renew_here(self, lease: int) -> int:
         return await self._expiry.renew(lease)

@@ -60,15 +60,12 @@ def start(config: Config, engine: ReplicatedEngine, log: Log) -> Start:
     identity = Identity(
         cluster_id([member.id for member in members]), member_id(own, config.initial_cluster_token), own, FIRST_TERM
     )
-    if len(members) == 1:
-        membership = Membership(tuple(members))
-        engine.set_membership(memberships.encode(membership))
-    else:
+    alone = len(members) == 1
+    if not alone:
         _refuse_known(config, identity)
-        _first_entries(engine, members)
-        membership = Membership()
+    membership = _first_entries(engine, members, apply=alone)
     engine.write_meta(identities.encode(identity))
-    return Start(identity, membership, alone=len(members) == 1)
+    return Start(identity, membership, alone)
 
 
 def _own_urls(config: Config) -> tuple[str, ...]:
@@ -99,18 +96,23 @@ def _refuse_known(config: Config, identity: Identity) -> None:
         raise ConfigError(f"member {identity.member_id:x} has already been bootstrapped", "fatal")
 
 
-def _first_entries(engine: ReplicatedEngine, members: Sequence[Member]) -> None:
+def _first_entries(engine: ReplicatedEngine, members: Sequence[Member], *, apply: bool) -> Membership:
+    """Write the joining of all first members; apply: and carry it out. The membership as of what is applied."""
     changes: list[ConfChange] = []
-    so_far = Membership()
+    after = Membership()
     for member in sorted(members):
-        change = memberships.conf_change(so_far, MemberChange(Kind.ADD, member))
+        change = memberships.conf_change(after, MemberChange(Kind.ADD, member))
         changes.append(change)
-        so_far, why_not = memberships.applied(so_far, change)
+        after, why_not = memberships.applied(after, change)
         if why_not is not None:
             raise ConfigError(f"error setting up initial cluster: {why_not}", "fatal")
     hard_state, entries = bootstrap(changes)
     engine.log_append(entries, hard_state)
     engine.log_sync()
+    if not apply:
+        return Membership()
+    engine.apply(entries, memberships.encode(after))
+    return after
 
 
 # -- existing -------------------------------------------------------------------------------------------------
@@ -135,9 +137,14 @@ def _join(config: Config, own: tuple[str, ...]) -> Identity:
 # -- restart --------------------------------------------------------------------------------------------------
 def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log) -> Start:
     membership = memberships.decode(engine.membership)
-    if not membership.members and not known.remotes and _was_written_alone(engine):
-        membership = Membership((Member(known.member_id, config.name, known.peer_urls),))
-        engine.set_membership(memberships.encode(membership))
+    if not membership.members and not known.remotes and engine.applied_index == engine.log_last:
+        # Written before there were clusters.
+        own = Member(known.member_id, config.name, known.peer_urls)
+        if engine.log_last == 0:
+            membership = _first_entries(engine, [own], apply=True)
+        else:
+            membership = Membership((own,), base=engine.applied_index)
+            engine.set_membership(memberships.encode(membership))
     if config.force_new_cluster:
         membership = _take_over(engine, known, membership, config)
     only = membership.conf().voters == (known.member_id,) and len(membership.members) == 1
@@ -153,11 +160,6 @@ def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log
         log.error("the disk is full; the term stays as it was, reads go on", error=str(full))
         identity = known
     return Start(identity, membership, alone)
-
-
-def _was_written_alone(engine: ReplicatedEngine) -> bool:
-    """Before there were clusters: no change of membership waits in the log, and the state holds none."""
-    return engine.applied_index == engine.log_last
 
 
 def _take_over(engine: ReplicatedEngine, identity: Identity, membership: Membership, config: Config) -> Membership:
@@ -179,6 +181,6 @@ def _take_over(engine: ReplicatedEngine, identity: Identity, membership: Members
     engine.log_sync()
     own = membership.get(identity.member_id) or Member(identity.member_id, config.name, identity.peer_urls)
     gone = {member.id for member in membership.members} - {own.id}
-    membership = Membership((own._replace(learner=False),), membership.removed - {own.id} | gone)
+    membership = Membership((own._replace(learner=False),), membership.removed - {own.id} | gone, last)
     engine.set_membership(memberships.encode(membership))
     return membership

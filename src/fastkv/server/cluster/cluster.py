@@ -68,6 +68,8 @@ class Follows(leases.Lessor, Protocol):
     def set_leader(self, *, leads: bool, known: bool) -> None:
         """Whether this member is the leader, and whether there is one."""
 
+    def set_learner(self, learner: bool) -> None: ...
+
     def follow_entries(self, entries: Sequence[Entry]) -> None:
         """These have been applied; watchers wait."""
 
@@ -103,7 +105,7 @@ class Cluster:
         self._now = now
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._storage = EngineStorage(engine)
+        self._storage = EngineStorage(engine, start.membership.base)
         self.sequences = Sequences(identity.session)
         self.raft = Node(
             Config(
@@ -140,6 +142,7 @@ class Cluster:
         self._changed: list[tuple[Entry, Error | None]] = []
         self._news = asyncio.Event()
         self._leader = NO_MEMBER
+        self._removed = False
         self._hurried = not config.hurry_first_election
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_tick = 0.0
@@ -168,6 +171,7 @@ class Cluster:
         await peers.start()
         if self.raft.is_alone():
             self.raft.campaign()
+        self._node.set_learner(self.is_learner)
         self._next_tick = self._loop.time()
         self._tick()
         self._spawn(self._publish())
@@ -385,6 +389,7 @@ class Cluster:
         for entry, why_not in changed:
             self.changes.applied(entry, why_not)
         self._tell_news()
+        self._node.set_learner(self.is_learner)
         if self.raft.id in self.membership.removed:
             self._was_removed()
         else:
@@ -403,6 +408,7 @@ class Cluster:
         def installed() -> None:
             self.changes.membership = membership.decode(self._engine.membership)
             self._node.restore()
+            self._node.set_learner(self.is_learner)
             done()
             self.linearizable.applied(snapshot.index)
             self._connect()
@@ -420,7 +426,9 @@ class Cluster:
 
     # -- removed ----------------------------------------------------------------------------------------------
     def _was_removed(self) -> None:
-        self._spawn(self._end_removed())
+        if not self._removed:
+            self._removed = True
+            self._spawn(self._end_removed())
 
     async def _end_removed(self) -> None:
         await asyncio.sleep(LINGER_S)

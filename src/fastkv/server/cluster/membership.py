@@ -1,7 +1,7 @@
 """
 Who is a member: the value that every member computes alike from the log, and its bytes.
 
-    membership := [version, [[id, name, peer URLs, client URLs, learner] ...], [removed id ...]]      msgpack
+    membership := [version, [[id, name, peer URLs, client URLs, learner] ...], [removed id ...], base]      msgpack
     change     := [kind, id, name, peer URLs, client URLs, learner]                the context of a ConfChange
 
 A change travels as the context of a raft.ConfChange. What it makes of a membership is decided where it is applied, by
@@ -43,8 +43,11 @@ class Member(NamedTuple):
 
 
 class Membership(NamedTuple):
+    """base: up to this index the log does not tell how it came about: who joins needs a snapshot of it or of later."""
+
     members: tuple[Member, ...] = ()
     removed: frozenset[int] = frozenset()
+    base: int = 0
 
     def get(self, id: int) -> Member | None:
         return next((member for member in self.members if member.id == id), None)
@@ -62,10 +65,11 @@ class Membership(NamedTuple):
     def replaced(self, member: Member) -> Membership:
         """With this one in the place of the one of its id, or added."""
         others = [other for other in self.members if other.id != member.id]
-        return Membership(tuple(sorted([*others, member])), self.removed)
+        return self._replace(members=tuple(sorted([*others, member])))
 
     def without(self, id: int) -> Membership:
-        return Membership(tuple(member for member in self.members if member.id != id), self.removed | {id})
+        members = tuple(member for member in self.members if member.id != id)
+        return self._replace(members=members, removed=self.removed | {id})
 
 
 class Kind(IntEnum):
@@ -83,7 +87,7 @@ class MemberChange(NamedTuple):
 
 # -- bytes ----------------------------------------------------------------------------------------------------
 def encode(membership: Membership) -> bytes:
-    packed: bytes = msgpack.packb((VERSION, membership.members, sorted(membership.removed)))
+    packed: bytes = msgpack.packb((VERSION, membership.members, sorted(membership.removed), membership.base))
     return packed
 
 
@@ -92,10 +96,10 @@ def decode(data: bytes) -> Membership:
     if not data:
         return Membership()
     try:
-        version, members, removed = msgpack.unpackb(data, use_list=False)
+        version, members, removed, base = msgpack.unpackb(data, use_list=False)
         if version != VERSION:
             raise ValueError(f"version {version}")
-        return Membership(tuple(_member(fields) for fields in members), frozenset(removed))
+        return Membership(tuple(_member(fields) for fields in members), frozenset(removed), int(base))
     except (ValueError, TypeError, msgpack.UnpackException) as reason:
         raise from_code(Code.CORRUPT, f"fastkv: the membership cannot be read: {reason!r}") from None
 

@@ -18,15 +18,17 @@ _KINDS = tuple(EntryKind)
 
 
 class EngineStorage:
-    def __init__(self, engine: ReplicatedEngine) -> None:
+    def __init__(self, engine: ReplicatedEngine, base: int) -> None:
+        """base: Membership.base; nobody is sent entries up to there."""
         self._engine = engine
+        self._base = base
         self._offered: dict[int, SnapshotReader] = {}  # by index; of several members' offers one is enough
 
     def initial_state(self) -> tuple[HardState, ConfState]:
         return HardState(*self._engine.log_state()), membership.decode(self._engine.membership).conf()
 
     def first_index(self) -> int:
-        return self._engine.log_first
+        return max(self._engine.log_first, self._base + 1)
 
     def last_index(self) -> int:
         return self._engine.log_last
@@ -38,6 +40,8 @@ class EngineStorage:
             raise self._gone(index, error) from error
 
     def entries(self, lo: int, hi: int, max_bytes: int) -> list[Entry]:
+        if lo <= self._base:
+            raise Compacted(f"entries from {lo}: what they lead to is only in a snapshot")
         try:
             found = self._engine.log_entries(lo, hi, max_bytes)
         except StorageError as error:
