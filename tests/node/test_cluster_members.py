@@ -120,9 +120,10 @@ def test_changes_that_make_no_sense_are_refused_in_etcds_words(make: MakeCluster
     )
     added = cluster.json("member", "add", "x", "--peer-urls=http://127.0.0.1:1", at="a")["member"]["ID"]
     # Two members of which one never started: nobody else may come, and the one that runs may not go.
-    assert "not enough started members" in cluster.error(
-        "member", "remove", f"{own:x}", "--command-timeout=2s", at="a"
-    ) or added
+    assert (
+        "not enough started members" in cluster.error("member", "remove", f"{own:x}", "--command-timeout=2s", at="a")
+        or added
+    )
 
 
 def test_a_removed_member_ends_and_stays_away(make: MakeCluster) -> None:

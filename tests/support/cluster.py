@@ -143,11 +143,7 @@ class Cluster:
             statuses = self.statuses()
             leaders = {status.get("leader", 0) for status in statuses.values()}
             return next(
-                (
-                    self.members[name]
-                    for name, status in statuses.items()
-                    if leaders == {status["header"]["member_id"]}
-                ),
+                (self.members[name] for name, status in statuses.items() if leaders == {status["header"]["member_id"]}),
                 None,
             )
 
