@@ -26,6 +26,7 @@ from typing import NamedTuple
 import grpc
 from google.protobuf.message import Message
 
+from fastkv.rpc.wire import Message as Fields
 from support.processes import REPOSITORY, Binary, Etcd, FastkvNode, Server
 from support.protos import UNARY, rpc
 
@@ -181,6 +182,7 @@ class Side:
         self._make_calls(step.meanwhile)
         lines += [process.stdout.readline() for _ in range(step.count - step.first)]
         process.send_signal(signal.SIGINT)
+        process.wait()  # before its input is closed, which would be another way to end it
         return b"".join(lines)
 
     def _text(self, output: bytes, masks: tuple[str, ...]) -> str:
@@ -214,7 +216,7 @@ class Twins:
         """What differs, or does not although a row of docs/compat.md says so; "" if all is well."""
         ours, etcd = self.ours.run(step), self.etcd.run(step)
         if etcd.output and not step.arguments:
-            self.revision = max(self.revision, _revision(etcd.output[-1]))
+            self.revision = max(self.revision, revision_of(etcd.output[-1]))
         if bool(step.differs) != (ours == etcd):
             return ""
         if step.differs:
@@ -226,10 +228,9 @@ class Twins:
         self.etcd.close()
 
 
-def _revision(response: bytes) -> int:
+def revision_of(response: bytes) -> int:
     """Of the header that most responses begin with."""
-    message = rpc.PutResponse.FromString(response)
-    return message.header.revision
+    return Fields(Fields(response).data(1)).number(3)
 
 
 def _up_to(call: Iterable[bytes], count: int) -> Iterator[bytes]:
