@@ -76,8 +76,8 @@ def _take_library(engine: ReplicatedEngine, members: Sequence[Member]) -> Member
     """The directory of a store that was a library so far: all it holds was there before the first member."""
     if len(members) > 1:
         raise ConfigError(
-            "--initial-cluster: the data directory holds a store that no cluster has written; start one member with it, "
-            "then add the others",
+            "--initial-cluster: the data directory holds a store that no cluster has written; start one member "
+            "with it, then add the others",
             "fatal",
         )
     membership = Membership(tuple(members), base=engine.applied_index)
