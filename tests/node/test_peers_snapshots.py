@@ -221,6 +221,29 @@ def test_an_abandoned_snapshot_is_aborted_on_both_sides() -> None:
     run(test())
 
 
+def test_a_fault_while_writing_neither_hangs_nor_is_silent() -> None:
+    class FaultySink(Sink):
+        def write(self, data: bytes) -> None:
+            raise ZeroDivisionError("a fault of the sink")
+
+    class FaultyNode(FakeNode):
+        def make_sink(self) -> Sink:
+            return Sink() if self.sinks else FaultySink()
+
+    async def test() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+        limits = dataclasses.replace(QUICK, snapshot_patience_s=0.3)
+        one, two = Site(1, limits), Site(2, limits, node=FaultyNode())
+        async with running(one, two):
+            while not await one.peers.send_snapshot(snapshot(1, 2), Source(MIB)):
+                pass
+            assert faults and all(isinstance(fault, ZeroDivisionError) for fault in faults)
+            assert [sink.aborted for sink in two.node.sinks] == [True, False]
+
+    run(test())
+
+
 def test_cancelled_or_closed_while_sending_leaves_nothing_behind() -> None:
     async def test() -> None:
         limits = dataclasses.replace(QUICK, snapshot_bytes_s=4 * MIB)
