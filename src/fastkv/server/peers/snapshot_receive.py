@@ -98,7 +98,8 @@ class Arrivals:
             self._abort(sender)
 
     def _abort(self, sender: int) -> None:
-        self._arrivals.pop(sender).sink.abort()
+        if (arrival := self._arrivals.pop(sender, None)) is not None:
+            arrival.sink.abort()
 
 
 class Receiving:
@@ -171,6 +172,7 @@ class Receiving:
         self._arrivals.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._inbound.connection.cut("taking in the snapshot failed")
+            self._arrivals.failed(self._member)
             fault(task, error)
 
     async def _write(self, arrival: Arrival) -> SnapshotSink | None:
