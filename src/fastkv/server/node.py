@@ -271,7 +271,6 @@ class Node:
     async def _end_alone(self) -> None:
         """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
         listeners = peer_port.bind(self.config)
-        self.start_of_life = self.start_of_life._replace(alone=False)
         direct, holding = self._committer, Holding()
         self._committer = holding
         await self._end_direct(direct, Sequences(self.identity.session))
@@ -282,6 +281,8 @@ class Node:
             except QuotaError as error:
                 self.set_disk_full(error)
                 await asyncio.sleep(FULL_DISK_RETRY_S)
+        membership = await self.work(bootstrap.settle, self.engine, self.start_of_life.membership)
+        self.start_of_life = self.start_of_life._replace(alone=False, membership=membership)
         self.cluster = self._make_cluster(listeners)
         self._committer = self._make_committer()
         self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)
