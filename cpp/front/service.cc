@@ -265,7 +265,7 @@ void NodeService::TurnEnd(IoThread* thread) {
     const Committer::Taken taken = committer_.Submit(&of->writes, at_once);
     if (taken != Committer::Taken::kYes) {
       const bool full = taken == Committer::Taken::kFull;
-      const GrpcCode code = full ? GrpcCode::kResourceExhausted : GrpcCode::kUnavailable;
+      const GrpcCode code = full ? GrpcCode::kUnknown : GrpcCode::kUnavailable;
       const std::string text(full ? kTooManyRequestsText : kStoppedText);
       std::vector<Answer> answers;
       for (const Write& write : of->writes.writes) {

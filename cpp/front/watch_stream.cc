@@ -129,7 +129,7 @@ void WatchStream::OnMessage(std::string_view message) {
   }
   if (outbox_.size() <= kOutboxMax) return;
   ended_ = true;
-  call_->Finish(GrpcCode::kResourceExhausted, kTooManyRequestsText);
+  call_->Finish(GrpcCode::kUnknown, kTooManyRequestsText);
 }
 
 void WatchStream::OnWritable() {

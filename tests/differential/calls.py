@@ -502,6 +502,38 @@ MAINTENANCE = [
     raw(DOWNGRADE, bytes_field(2, b"\xff")),
 ]
 
+# On servers whose quota is full: what goes on and what does not; then, when they have been compacted, how it ends.
+FULL = [
+    put(b"full"),
+    put(b"fill"),
+    txn(then=(put_op(b"full"),)),
+    txn(then=(get_op(b"fill"),)),
+    txn(then=(delete_op(b"nothing"),)),
+    txn(then=(get_op(b"fill"),), otherwise=(put_op(b"full"),)),
+    grant(LEASE),
+    lock(b"full", LEASE),
+    campaign(b"full", LEASE, b"v"),
+    get(b"fill"),
+    get(b"fill", serializable=True),
+    revoke(LEASE),
+    stream(KEEP_ALIVE, 1, keep_alive(LEASE)),
+    ask("LeaseLeases"),
+    ask("HashKV"),
+    ask("MemberList"),
+    downgrade(0, b"3.6"),
+    alarm(),
+    alarm(0, 1),
+    delete(b"fill"),
+    put(b"full"),
+]
+DISARMED = [
+    put(b"full"),
+    ask("Defragment"),
+    put(b"full"),
+    Step("etcdctl", arguments=("alarm", "disarm")),
+    put(b"full"),
+]
+
 OTHERS = [
     raw(f"{HEALTH}Check"),
     raw(f"{HEALTH}Check", bytes_field(1, b"etcd")),

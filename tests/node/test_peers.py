@@ -84,6 +84,20 @@ def test_a_cut_connection_comes_back_and_is_reported_once() -> None:
     run(test())
 
 
+def test_a_member_that_calls_is_called_back_at_once() -> None:
+    async def test() -> None:
+        limits = dataclasses.replace(QUICK, backoff_min_s=600.0, backoff_max_s=600.0)
+        one, two = Site(1, limits), Site(2)
+        async with running(one, introduce=False):
+            one.peers.set_members({2: [two.url]})
+            await until(lambda: sum("cannot connect" in line for line in one.log.lines) == 1, "tried")
+            async with running(two, introduce=False):
+                two.peers.set_members({1: [one.url]})
+                await until(lambda: one.connected(2) and two.connected(1), "both ways")
+
+    run(test())
+
+
 def test_messages_to_a_member_that_is_down_are_dropped_and_reported_once() -> None:
     async def test() -> None:
         one, two = Site(1), Site(2)

@@ -11,8 +11,11 @@ import msgpack
 import pytest
 
 from fastkv.raft.codec import encode_message
+from fastkv.server.peers.dial import Outgoing
+from fastkv.server.peers.member import Member
+from fastkv.server.peers.snapshot_send import SnapshotSending
 from fastkv.server.peers.wire import MAGIC, VERSION, Frame, Hello, Stream, control, frame, hello
-from node.peers_harness import CLUSTER, QUICK, Site, append, heartbeat, run, running, snapshot, until
+from node.peers_harness import CLUSTER, QUICK, Site, Source, append, heartbeat, run, running, snapshot, until
 from support.transports import FakeTransport, feed
 
 CASES = 1000  # a seed; the test names its seed
@@ -91,7 +94,7 @@ def test_hostile_bytes_end_their_own_connection_at_most(seed: int) -> None:
             tracemalloc.start()
             try:
                 for case in range(CASES):
-                    inbound = gate._make(f"127.0.0.1:{case}")
+                    inbound = gate._make("127.0.0.1", case)
                     gate._inbound[inbound] = None
                     transport = FakeTransport()
                     transport.protocol = inbound.connection
@@ -119,6 +122,53 @@ def test_hostile_bytes_end_their_own_connection_at_most(seed: int) -> None:
                 two.peers.set_members({1: [one.url]})
                 await until(lambda: one.connected(2) and two.connected(1), "members go on")
                 one.node.hold.set()
+
+    run(test())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hostile_acceptor_ends_its_own_connection_at_most(seed: int) -> None:
+    """What is dialled may answer anything, to a hello, to questions, to a snapshot."""
+
+    async def test() -> None:
+        rng = random.Random(seed)
+        one = Site(1)
+        outcomes = {"refused": 0, "cut": 0, "went on": 0}
+        async with running(one, introduce=False):
+            context = one.peers._context
+            assert context is not None
+            for _ in range(CASES):
+                member = Member(context, 2, (), known=True)
+                stream = rng.choice(list(Stream))
+                sending = SnapshotSending(context, 2, (), snapshot(1, 2), Source(10))
+                receive = sending._receive if stream is Stream.SNAPSHOTS else member._answered
+                outgoing = Outgoing(context, 2, stream, receive)
+                transport = FakeTransport()
+                transport.protocol = outgoing.connection
+                outgoing.connection.connection_made(transport)
+                frames = [
+                    control(Frame.WELCOME, CLUSTER, 2, "3.7.3"),
+                    *(rng.choice((
+                        PONG,
+                        control(Frame.ANSWER, rng.randrange(3), True, b"x"),
+                        control(Frame.RESUME, rng.randrange(20)),
+                        control(Frame.DONE, rng.random() < 0.5),
+                    )) for _ in range(rng.randrange(4))),
+                ]  # fmt: skip
+                if rng.random() < 0.3:
+                    frames[0] = control(Frame.REFUSE, rng.randrange(9), "no", CLUSTER, 2)
+                if rng.random() < 0.7:
+                    place = rng.randrange(len(frames))
+                    frames[place] = frame(Frame(frames[place][4]), mutated(rng, frames[place][5:]))
+                data = b"".join(frames)
+                feed(outgoing.connection, data if rng.random() < 0.7 else mutated(rng, data))
+                welcomed = outgoing._welcomed
+                assert welcomed is not None
+                refused = welcomed.done() and welcomed.exception() is not None
+                outcomes["refused" if refused else "cut" if transport.ended else "went on"] += 1
+                outgoing.connection.connection_lost(None)
+                await member.close()
+            assert min(outcomes.values()) > CASES // 20, outcomes
 
     run(test())
 

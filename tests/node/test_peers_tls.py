@@ -154,6 +154,48 @@ def test_an_https_url_without_certificates_is_said(ours: Authority) -> None:
     run(test())
 
 
+def test_a_certificate_that_the_node_does_not_let_in_is_refused_before_anything_is_read(ours: Authority) -> None:
+    async def test() -> None:
+        one, two = secure(1, ours), secure(2, ours)
+        checked: list[str] = []
+        verdict = "its CommonName is not allowed"
+
+        async def check(session: ssl.SSLObject, address: str) -> str:
+            assert session.getpeercert()
+            checked.append(address)
+            await asyncio.sleep(0)
+            return verdict
+
+        two.peers._check_certificate = check
+        two.peers.admit = None  # type: ignore[method-assign,assignment]  # whoever asks it fails
+        async with running(one, two, introduce=False):
+            one.peers.set_members({2: [two.url]})
+            await until(lambda: two.log.has("lost a connection to the peer port", verdict), "said why")
+            await until(lambda: one.log.has("cannot connect to a member", two.url), "said that")
+            del two.peers.admit
+            verdict = ""
+            await until(lambda: one.connected(2), "let in")
+            one.peers.send([heartbeat(1, 2, 1)])
+            await until(lambda: two.node.messages, "heard")
+        assert set(checked) == {"127.0.0.1"}
+
+    run(test())
+
+
+def test_contexts_are_asked_for_before_each_handshake(ours: Authority, theirs: Authority) -> None:
+    async def test() -> None:
+        one, two = secure(1, ours), secure(2, ours)
+        now = theirs
+        one.peers._client_tls = lambda: now.client()
+        async with running(one, two, introduce=False):
+            one.peers.set_members({2: [two.url]})
+            await until(lambda: one.log.has("cannot connect to a member", "not trusted"), "refused")
+            now = ours
+            await until(lambda: one.connected(2), "the new files count")
+
+    run(test())
+
+
 def test_who_never_finishes_the_tls_handshake_is_cut(ours: Authority) -> None:
     async def test() -> None:
         two = secure(2, ours)

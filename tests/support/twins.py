@@ -26,6 +26,7 @@ from typing import NamedTuple
 import grpc
 from google.protobuf.message import Message
 
+from fastkv.rpc.wire import Message as Fields
 from support.processes import REPOSITORY, Binary, Etcd, FastkvNode, Server
 from support.protos import UNARY, rpc
 
@@ -37,7 +38,8 @@ SAME = (
     f"--initial-cluster=default={PEER_URL}",
 )
 FORMATS = ("simple", "json", "fields", "table", "protobuf")
-BIDIRECTIONAL = ("/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive")
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+BIDIRECTIONAL = ("/etcdserverpb.Watch/Watch", KEEP_ALIVE)
 RANGE = "/etcdserverpb.KV/Range"
 APPEARS, VANISHES = "a key appears", "a key vanishes"
 HANDLE = re.compile(r"<!-- differs: ([a-z0-9-]+) -->")
@@ -180,6 +182,7 @@ class Side:
         self._make_calls(step.meanwhile)
         lines += [process.stdout.readline() for _ in range(step.count - step.first)]
         process.send_signal(signal.SIGINT)
+        process.wait()  # before its input is closed, which would be another way to end it
         return b"".join(lines)
 
     def _text(self, output: bytes, masks: tuple[str, ...]) -> str:
@@ -194,7 +197,9 @@ class Side:
 
 
 class Twins:
-    """Both servers, empty at first."""
+    """Both servers, empty at first. revision: the highest that a response has named."""
+
+    revision = 1
 
     def __init__(
         self, etcd: Binary, etcdctl: str, directory: Path, flags: tuple[str, ...] = (), front: str = "native"
@@ -210,6 +215,8 @@ class Twins:
     def step(self, step: Step) -> str:
         """What differs, or does not although a row of docs/compat.md says so; "" if all is well."""
         ours, etcd = self.ours.run(step), self.etcd.run(step)
+        if etcd.output and not step.arguments:
+            self.revision = max(self.revision, revision_of(etcd.output[-1]))
         if bool(step.differs) != (ours == etcd):
             return ""
         if step.differs:
@@ -219,6 +226,11 @@ class Twins:
     def close(self) -> None:
         self.ours.close()
         self.etcd.close()
+
+
+def revision_of(response: bytes) -> int:
+    """Of the header that most responses begin with."""
+    return Fields(Fields(response).data(1)).number(3)
 
 
 def _up_to(call: Iterable[bytes], count: int) -> Iterator[bytes]:
@@ -245,4 +257,6 @@ def _masked(path: str, response: bytes, masks: tuple[str, ...]) -> bytes:
     message = CLASSES[path].FromString(response)
     for field in masks:
         message.ClearField(field)
+    if keys := getattr(message, "keys", None):
+        keys.sort()  # in no order
     return message.SerializeToString(deterministic=True)

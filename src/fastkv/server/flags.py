@@ -174,7 +174,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "duration",
             "5s",
             "How often a downgrade is looked at.",
-            note="there is no downgrade yet",
+            note="fastkv looks every 4 s",
         ),
         Flag("snapshot-catchup-entries", "uint", "5000", "Entries kept for slow followers."),
     ),

@@ -68,7 +68,7 @@ class Front:
         for listener in self._listeners:
             self._acceptors.append(Acceptor(listener, contexts, self._serve, self._node.log, RELAY_BYTES))
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Accept nothing more, let calls under way end within STOP_GRACE_S, then cut."""
         for acceptor in self._acceptors:
             await acceptor.stop()
@@ -77,6 +77,7 @@ class Front:
             await acceptor.close()
         close(self._listeners)
         shutil.rmtree(self._directory, ignore_errors=True)
+        return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = b""

@@ -153,13 +153,13 @@ async def _serve(config: Config, log: Log, ports: Ports, open_node: OpenNode) ->
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
-        await front.close()
+        ended = await front.close()
         for port in http_ports:
             await port.close()
         try:
-            ended = await node.close()
+            # Not under a front that still uses the store: then the process ends as it is.
+            ended = ended and await node.close()
         except Error as reason:
-            ended = True
             node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
     return (1 if node.failed else 0), ended

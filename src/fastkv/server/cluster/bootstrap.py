@@ -64,9 +64,25 @@ def start(config: Config, engine: ReplicatedEngine, log: Log, tls: ssl.SSLContex
     alone = len(members) == 1
     if not alone:
         _refuse_known(config, identity, tls)
-    membership = _first_entries(engine, members, apply=alone)
+    if engine.log_last > 0:
+        membership = _take_library(engine, members)
+    else:
+        membership = _first_entries(engine, members, apply=alone)
     engine.write_meta(identities.encode(identity))
     return Start(identity, membership, alone)
+
+
+def _take_library(engine: ReplicatedEngine, members: Sequence[Member]) -> Membership:
+    """The directory of a store that was a library so far: all it holds was there before the first member."""
+    if len(members) > 1:
+        raise ConfigError(
+            "--initial-cluster: the data directory holds a store that no cluster has written; start one member "
+            "with it, then add the others",
+            "fatal",
+        )
+    membership = Membership(tuple(members), base=engine.applied_index)
+    engine.set_membership(memberships.encode(membership))
+    return membership
 
 
 def _own_urls(config: Config) -> tuple[str, ...]:
@@ -144,8 +160,7 @@ def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log
         if engine.log_last == 0:
             membership = _first_entries(engine, [own], apply=True)
         else:
-            membership = Membership((own,), base=engine.applied_index)
-            engine.set_membership(memberships.encode(membership))
+            membership = _take_library(engine, [own])
     if config.force_new_cluster:
         membership = _take_over(engine, known, membership, config)
     only = membership.conf().voters == (known.member_id,) and len(membership.members) == 1

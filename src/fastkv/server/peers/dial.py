@@ -69,9 +69,10 @@ class Outgoing:
             address = addresses.parse(url)
         except ValueError as error:
             raise ConnectError(str(error)) from None
-        tls = self._context.client_tls if address.tls else None
-        if address.tls and tls is None:
+        contexts = self._context.client_tls
+        if address.tls and contexts is None:
             raise ConnectError("its URL says https, but this member has no certificates for peers")
+        tls = contexts() if address.tls and contexts is not None else None
         try:
             async with asyncio.timeout(limits.handshake_timeout_s):
                 await self._context.loop.create_connection(

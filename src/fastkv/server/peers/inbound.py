@@ -57,8 +57,9 @@ class Door(Protocol):
 class Inbound:
     """The owner of an accepted connection."""
 
-    def __init__(self, context: Context, door: Door, address: str, http: Http | None) -> None:
-        self.address = address
+    def __init__(self, context: Context, door: Door, host: str, port: int, http: Http | None) -> None:
+        self.host = host
+        self.address = f"{host}:{port}"
         self.member = 0
         self.stream: Stream | None = None
         self.began_at = context.loop.time()
@@ -94,7 +95,9 @@ class Inbound:
 
     # -- Owner ------------------------------------------------------------------------------------------------
     def opened(self, connection: Connection) -> None:
-        pass
+        assert connection.transport is not None
+        if self._context.check_certificate is not None and connection.transport.get_extra_info("ssl_object"):
+            connection.pause()  # nothing is read before the gate has had its certificate checked
 
     def foreign(self, connection: Connection, data: bytes) -> None:
         if self._probes is None and self._http is not None and data[:1].isalpha() and data[:1].isupper():
@@ -135,7 +138,7 @@ class Inbound:
             self._receiver.lost()
         if reason not in (None, CLOSES) and self._probes is None:
             self._context.log.warn(
-                "lost a connection to the peer port", (self.address.rpartition(":")[0], describe(reason)),
+                "lost a connection to the peer port", (self.host, describe(reason)),
                 remote_addr=self.address, member_id=f"{self.member:x}", reason=describe(reason),
             )  # fmt: skip
 

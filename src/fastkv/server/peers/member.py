@@ -72,6 +72,11 @@ class Member:
             if self._sending_task is task:
                 self._sending = self._sending_task = None
 
+    def hurry(self) -> None:
+        """It has connected to us, so it can be connected to."""
+        self.appends.hurry()
+        self.urgent.hurry()
+
     def ping(self) -> None:
         """A sign of life to each connection, and the end of those that give none."""
         limits = self._context.limits

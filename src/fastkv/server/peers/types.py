@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -56,6 +57,11 @@ class Limits:
     http_timeout_s: float = 30.0
     http_body_max: int = 1 << 20
     log_interval_s: float = 10.0
+
+
+TlsContext = Callable[[], ssl.SSLContext]  # asked before each handshake: files may have changed
+# (session, the dialer's IP) -> why its certificate, which OpenSSL has verified, is not let in; "" if it is.
+CheckCertificate = Callable[[ssl.SSLObject, str], Awaitable[str]]
 
 
 class PeerError(Exception):
