@@ -249,6 +249,11 @@ class Node:
         return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
 
     @property
+    def leader_changes(self) -> int:
+        """How many leaders it has seen since its start; of a member alone itself."""
+        return 1 if self.cluster is None else self.cluster.leader_changes
+
+    @property
     def commit_index(self) -> int:
         return self.engine.applied_index if self.cluster is None else self.cluster.raft.log.commit
 
