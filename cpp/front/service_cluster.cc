@@ -152,7 +152,8 @@ void NodeService::RunReads(IoThread* thread, std::vector<ParkedRead> reads, Code
   thread->Post([this, thread, reads = std::move(reads), code] {
     for (const ParkedRead& read : reads) {
       if (read.round != 0) {
-        Of(thread)->keep_alives.Confirmed(read.round, code);
+        // A client gives up its leases where this were its own fault.
+        Of(thread)->keep_alives.Confirmed(read.round, code == Code::kTooManyRequests ? Code::kTimedOut : code);
         continue;
       }
       if (read.stream != nullptr) {

@@ -313,7 +313,7 @@ cdef class NativeEngine:
         return {
             "keys": stats.store.keys, "records": stats.store.records, "revision": db.store().revision(),
             "compact_revision": db.store().compact_revision(), "applied_index": stats.applied_index,
-            "term": stats.term, "leases": stats.store.leases, "watchers": stats.watchers,
+            "last_index": stats.last_index, "term": stats.term, "leases": stats.store.leases, "watchers": stats.watchers,
             "memory_bytes": stats.store.memory_bytes, "log_bytes": stats.log_bytes,
             "checkpoint_bytes": stats.checkpoint_bytes, "checkpoint_index": stats.checkpoint_index,
             "syncs": stats.syncs, "batches": stats.batches, "commands": stats.commands,

@@ -253,6 +253,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
     cdef cppclass DbStats "fastkv::Db::Stats":
         StoreStats store
         uint64_t applied_index
+        uint64_t last_index
         uint64_t term
         uint64_t watchers
         uint64_t log_bytes

@@ -102,8 +102,10 @@ class Engine(Protocol):
         """What response headers carry (0 = omitted, as in an embedded store)."""
 
     def stats(self) -> dict[str, int]:
-        """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records +
-        index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
+        """keys, records, revision, compact_revision, applied_index, last_index (of the log; what is behind
+        applied_index a member does not know to be committed, or has yet to apply), term, leases, watchers, memory_bytes
+        (records + index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands.
+        """
 
     def sync_times(self) -> tuple[list[int], float]:
         """How many syncs of the log took up to 1 ms, 2 ms, 4 ms ... 8.192 s, and longer; their sum in seconds."""

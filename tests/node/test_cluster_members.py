@@ -167,7 +167,7 @@ def test_peer_urls_are_updated(make: MakeCluster) -> None:
 
 
 def test_one_far_behind_gets_a_snapshot(make: MakeCluster) -> None:
-    # The log drops whole segments, the first of them of 1 MiB, once two checkpoints are ahead of them: so values are large.
+    # The log drops whole segments, the first of them of 1 MiB, once two checkpoints are ahead of them: hence the sizes.
     cluster = make("abc", "--snapshot-count=5", "--snapshot-catchup-entries=2")
     behind = cluster.followers()[0]
     lease = cluster.ctl("lease", "grant", "300", at=behind.name).split()[1]

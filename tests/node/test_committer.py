@@ -227,13 +227,13 @@ def test_a_renewal_waits_for_a_revocation_no_longer_than_a_request(
 
 def test_a_revocation_that_is_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the CORRUPT alarm is on no lease can end; when it is off the overdue ones do."""
-    monkeypatch.setattr("fastkv.server.node.REVOKE_RETRY_S", 0.01)
+    monkeypatch.setattr("fastkv.server.expiry.REVOKE_RETRY_S", 0.01)
 
     async def use(node: Node) -> None:
         await node.execute(engine.LEASE_GRANT, b"\x08\x3c\x10\x07")
         await node.set_alarm(1, 0, 2)
         node.lessor.grant(7, 0, node.now())  # it is over now
-        node._deadline_moved.set()
+        node._expiry.hurry()
         while "failed to revoke lease" not in (tmp_path / "log").read_text():
             await asyncio.sleep(0.01)
         assert 7 in node.lessor

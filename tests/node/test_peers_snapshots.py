@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import threading
 
+from fastkv.errors import QuotaError
 from fastkv.server.peers import SnapshotSink
 from node.peers_harness import (
     QUICK,
@@ -128,16 +129,22 @@ def test_a_disk_that_refuses_the_snapshot_ends_it() -> None:
         def make_sink(self) -> Sink:
             return FullSink()
 
+    class NoDiskNode(FakeNode):
+        def make_sink(self) -> Sink:
+            raise QuotaError("no space left on device")
+
     class FailingSource(Source):
         def read(self, offset: int, length: int) -> bytes:
             raise OSError(5, "Input/output error")
 
     async def test() -> None:
-        one, two = Site(1), Site(2, node=FullNode())
-        async with running(one, two):
+        one, two, three = Site(1), Site(2, node=FullNode()), Site(3, node=NoDiskNode())
+        async with running(one, two, three):
             assert not await one.peers.send_snapshot(snapshot(1, 2), Source(6 * MIB))
             assert two.log.has("a snapshot that arrived is of no use", "no space left on device")
             assert two.node.sinks[0].aborted and two.node.finished == []
+            assert not await one.peers.send_snapshot(snapshot(1, 3), Source(MIB))
+            assert three.log.has("cannot take in a snapshot", "no space left on device")
             assert not await one.peers.send_snapshot(snapshot(1, 2), FailingSource(MIB))
             assert one.log.has("cannot read the snapshot", "input/output error")
 

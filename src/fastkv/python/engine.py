@@ -148,6 +148,7 @@ class PythonEngine:
                 "revision": self._store.revision,
                 "compact_revision": self._store.compact_revision,
                 "applied_index": self._applied_index,
+                "last_index": self._applied_index,
                 "term": self._term,
                 "leases": len(self._store.leases),
                 "watchers": len(self._hub),

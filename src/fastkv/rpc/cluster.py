@@ -43,8 +43,10 @@ async def member_add(node: Node, request: bytes) -> bytes:
     cluster = await node.several()
     member, membership = await cluster.changes.add(_urls(asked, 1), bool(asked.unsigned(2)))
     header = message_field(1, node.header(revision=0))
-    return header + message_field(2, _member(member)) + b"".join(
-        message_field(3, _member(one)) for one in membership.members
+    return (
+        header
+        + message_field(2, _member(member))
+        + b"".join(message_field(3, _member(one)) for one in membership.members)
     )
 
 

@@ -55,7 +55,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("initial-election-tick-advance", "bool", "true", "Hurry the first election."),
         Flag("listen-peer-urls", "urls", "http://localhost:2380", "Where peers connect."),
         Flag("listen-client-urls", "urls", "http://localhost:2379", "Where clients connect: gRPC, /health."),
-        Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect.", absent="a separate port for HTTP"),
+        Flag("listen-client-http-urls", "urls", "", "Where HTTP clients connect; --listen-client-urls is then gRPC's."),
         Flag("max-snapshots", "uint", "5", "Snapshot files to keep (deprecated).", note="two checkpoints are kept"),
         Flag("max-wals", "uint", "5", "Log files to keep.", note="the log is kept as long as a checkpoint needs it"),
         Flag("memory-mlock", "bool", "false", "Keep the store's pages in RAM.", absent="locking memory"),
@@ -100,9 +100,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("discovery-srv", "str", "", "Domain of the members' SRV records.", absent=NO_DISCOVERY),
         Flag("discovery-srv-name", "str", "", "Suffix of the SRV name.", absent=NO_DISCOVERY),
-        Flag(
-            "strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum."
-        ),
+        Flag("strict-reconfig-check", "bool", "true", "Refuse membership changes that lose the quorum."),
         Flag("pre-vote", "bool", "true", "Ask before an election."),
         Flag("auto-compaction-retention", "str", "0", "History to keep: 10m, 24 (hours), 1000 (revisions); 0: all."),
         Flag("auto-compaction-mode", "str", "periodic", "periodic or revision."),
@@ -163,13 +161,21 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Features": (
         Flag("corrupt-check-time", "duration", "0s", "How often members compare.", note=NO_COMPARING),
-        Flag("compact-hash-check-time", "duration", "1m", "How often compaction hashes are compared.", note=NO_COMPARING),
+        Flag(
+            "compact-hash-check-time", "duration", "1m", "How often compaction hashes are compared.", note=NO_COMPARING
+        ),
         Flag("compaction-batch-limit", "int", "1000", "Revisions that one slice of a compaction removes."),
         Flag("compaction-sleep-interval", "duration", "10ms", "Pause between the slices."),
         Flag("watch-progress-notify-interval", "duration", "10m", "How often idle watchers hear how far they are."),
         Flag("warning-apply-duration", "duration", "100ms", "Log a batch that takes longer."),
         Flag("bootstrap-defrag-threshold-megabytes", "uint", "0", "Defragment at start.", note=NO_BBOLT),
-        Flag("downgrade-check-time", "duration", "5s", "How often a downgrade is looked at.", note="fastkv looks every 4 s"),
+        Flag(
+            "downgrade-check-time",
+            "duration",
+            "5s",
+            "How often a downgrade is looked at.",
+            note="members are never of another version",
+        ),
         Flag("snapshot-catchup-entries", "uint", "5000", "Entries kept for slow followers."),
     ),
     "Unsafe feature": (

@@ -1,7 +1,7 @@
 """
 One member: an engine, its identity, and everything that happens around a command between the wire and the store.
 
-    alone    handlers --propose--> Committer (thread) --commit--> outcome --> event loop: answers, leases, alarms, watchers
+    alone    handlers --propose--> Committer (thread) --commit--> outcome --> answers, leases, alarms, watchers
     several  handlers --propose--> cluster (server/cluster/) --Raft, apply--> the same
 
 Owns the engine, the identity, the lessor, the alarms and the compaction. All methods run on the event loop's thread
@@ -29,15 +29,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from fastkv import engine as engine_module
-from fastkv.engine import ALARM, COMPACTION, LEASE_REVOKE, ReplicatedEngine
+from fastkv.engine import ALARM, COMPACTION, ReplicatedEngine
 from fastkv.errors import Code, Error, QuotaError, from_code
 from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
-from fastkv.server import peers
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
-from fastkv.server.cluster import bootstrap, following
+from fastkv.server.closing import in_time
+from fastkv.server.cluster import bootstrap, following, peer_port
 from fastkv.server.cluster.cluster import Cluster
 from fastkv.server.cluster.membership import Member
 from fastkv.server.cluster.own import OwnCommands, Sequences
@@ -48,16 +48,12 @@ from fastkv.server.config import Config
 from fastkv.server.downgrade import Downgrade
 from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
-from fastkv.server.listeners import bind_peers
 from fastkv.server.log import Log
-from fastkv.server.peers import LocalIdentity, Peers
+from fastkv.server.peers import Listener, Peers
 from fastkv.server.quota import Quota
-from fastkv.server.version import API_VERSION
 
 # etcd's limit on what is committed but not yet applied.
 PROPOSALS_WAITING_MAX = 5000
-# Of each step of `close`: together with the front's they stay below 2 s.
-STOP_STEP_S = 0.5
 FULL_DISK_RETRY_S = 0.2
 
 Result = TypeVar("Result")
@@ -87,7 +83,8 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.engine: ReplicatedEngine = engine_module.load()(config.data_dir, self._options())
         try:
-            self.start_of_life = bootstrap.start(config, self.engine, log)
+            self._peer_tls = peer_port.contexts(config, log)
+            self.start_of_life = bootstrap.start(config, self.engine, log, peer_port.client_tls(self._peer_tls))
             self.identity = self.start_of_life.identity
             self._set_identity()
             self.cluster: Cluster | None = None
@@ -95,7 +92,7 @@ class Node:
             if self.start_of_life.alone:
                 self.engine.set_alone(True)
             else:
-                self.cluster = self._make_cluster(bind_peers(config))
+                self.cluster = self._make_cluster(peer_port.bind(config))
         except BaseException:
             self.engine.close()
             raise
@@ -129,16 +126,12 @@ class Node:
             log=lambda line: log.warn(line),
         )
 
-    def _make_cluster(self, listeners: list[peers.Listener]) -> Cluster:
-        config, identity = self.config, self.identity
-        cluster = Cluster(config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s)
-        self._peers = Peers(
-            LocalIdentity(identity.cluster_id, identity.member_id, API_VERSION, identity.peer_urls),
-            listeners,
-            cluster.peering,
-            self.log,
-            http=PeerHttp(self).answer,
+    def _make_cluster(self, listeners: list[Listener]) -> Cluster:
+        cluster = Cluster(
+            self.config, self.engine, self.start_of_life, self, self.log, self.now, self.request_timeout_s
         )
+        http = PeerHttp(self).answer
+        self._peers = peer_port.open_peers(self.identity, listeners, self._peer_tls, cluster.peering, http, self.log)
         return cluster
 
     def _make_committer(self) -> Writes:
@@ -204,9 +197,9 @@ class Node:
         ended = True
         if self.cluster is not None:
             await self.cluster.close()
-            ended = await self._in_time(self.cluster.end)
-        ended = ended and await self._in_time(self._stop_writes) and await self._in_time(self.engine.close)
-        return ended and await self._in_time(self._workers.shutdown)
+            ended = await in_time(self.cluster.end)
+        ended = ended and await in_time(self._stop_writes) and await in_time(self.engine.close)
+        return ended and await in_time(self._workers.shutdown)
 
     def _stop_writes(self) -> None:
         """Called in another thread."""
@@ -216,17 +209,6 @@ class Node:
         """This member is about to stop: somebody else is to lead."""
         if self.cluster is not None and self.failed is None:
             await self.cluster.step_down()
-
-    async def _in_time(self, step: Callable[[], object]) -> bool:
-        """Call it in a thread of its own; whether it has ended within STOP_STEP_S. Raises what it raises."""
-        closer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="closer")
-        try:
-            await asyncio.wait_for(self._loop.run_in_executor(closer, step), STOP_STEP_S)
-        except TimeoutError:
-            return False
-        finally:
-            closer.shutdown(wait=False)
-        return True
 
     async def work(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call what may take long in a worker thread."""
@@ -288,7 +270,7 @@ class Node:
 
     async def _end_alone(self) -> None:
         """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
-        listeners = bind_peers(self.config)
+        listeners = peer_port.bind(self.config)
         self.start_of_life = self.start_of_life._replace(alone=False)
         direct, holding = self._committer, Holding()
         self._committer = holding

@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,13 +43,13 @@ class Start(NamedTuple):
     alone: bool
 
 
-def start(config: Config, engine: ReplicatedEngine, log: Log) -> Start:
-    """The identity and membership to start with, durable. ConfigError: not with these flags."""
+def start(config: Config, engine: ReplicatedEngine, log: Log, tls: ssl.SSLContext | None) -> Start:
+    """The identity and membership to start with, durable. ConfigError: not with these flags. tls: to ask others."""
     if meta := engine.read_meta():
         return _restart(config, engine, identities.decode(meta), log)
     own = _own_urls(config)
     if config.initial_cluster_state == "existing":
-        identity = _join(config, own)
+        identity = _join(config, own, tls)
         engine.write_meta(identities.encode(identity))
         return Start(identity, Membership(), alone=False)
     members = [
@@ -62,10 +63,26 @@ def start(config: Config, engine: ReplicatedEngine, log: Log) -> Start:
     )
     alone = len(members) == 1
     if not alone:
-        _refuse_known(config, identity)
-    membership = _first_entries(engine, members, apply=alone)
+        _refuse_known(config, identity, tls)
+    if engine.log_last > 0:
+        membership = _take_library(engine, members)
+    else:
+        membership = _first_entries(engine, members, apply=alone)
     engine.write_meta(identities.encode(identity))
     return Start(identity, membership, alone)
+
+
+def _take_library(engine: ReplicatedEngine, members: Sequence[Member]) -> Membership:
+    """The directory of a store that was a library so far: all it holds was there before the first member."""
+    if len(members) > 1:
+        raise ConfigError(
+            "--initial-cluster: the data directory holds a store that no cluster has written; start one member with it, "
+            "then add the others",
+            "fatal",
+        )
+    membership = Membership(tuple(members), base=engine.applied_index)
+    engine.set_membership(memberships.encode(membership))
+    return membership
 
 
 def _own_urls(config: Config) -> tuple[str, ...]:
@@ -86,9 +103,9 @@ def _others(config: Config) -> list[str]:
 
 
 # -- new ------------------------------------------------------------------------------------------------------
-def _refuse_known(config: Config, identity: Identity) -> None:
+def _refuse_known(config: Config, identity: Identity, tls: ssl.SSLContext | None) -> None:
     """Whoever has lost its log has lost its promises too, and must not come back as itself."""
-    found, _ = remote.fetch(_others(config))
+    found, _ = remote.fetch(_others(config), tls)
     if found is None:
         return
     known = next((member for member in found.members if member.id == identity.member_id), None)
@@ -116,8 +133,8 @@ def _first_entries(engine: ReplicatedEngine, members: Sequence[Member], *, apply
 
 
 # -- existing -------------------------------------------------------------------------------------------------
-def _join(config: Config, own: tuple[str, ...]) -> Identity:
-    found, why_not = remote.fetch(_others(config))
+def _join(config: Config, own: tuple[str, ...], tls: ssl.SSLContext | None) -> Identity:
+    found, why_not = remote.fetch(_others(config), tls)
     if found is None:
         raise ConfigError(f"cannot fetch cluster info from peer urls: {why_not}", "fatal")
     described = " ".join(str(list(member.peer_urls)) for member in found.members)
@@ -143,8 +160,7 @@ def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log
         if engine.log_last == 0:
             membership = _first_entries(engine, [own], apply=True)
         else:
-            membership = Membership((own,), base=engine.applied_index)
-            engine.set_membership(memberships.encode(membership))
+            membership = _take_library(engine, [own])
     if config.force_new_cluster:
         membership = _take_over(engine, known, membership, config)
     only = membership.conf().voters == (known.member_id,) and len(membership.members) == 1

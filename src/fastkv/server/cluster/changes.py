@@ -152,7 +152,8 @@ class Changes:
     async def _propose(self, change: MemberChange) -> Membership:
         sequence = self._sequences.next()
         self._raft.propose_conf_change(memberships.conf_change(self.membership, change), sequence)
-        waiting = self._waiting[sequence] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Membership] = asyncio.get_running_loop().create_future()
+        self._waiting[sequence] = waiting
         self._kick()
         try:
             return await waiting

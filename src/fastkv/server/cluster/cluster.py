@@ -1,9 +1,9 @@
 """
-One member of several: raft.Node with everything that it needs around it, and the questions that the rest of the node has.
+One member of several: raft.Node with everything that it needs around it, and the answers that the node needs from it.
 
     Node (server/node.py) --propose, confirm, renew, membership--> Cluster --> Loop, Proposals, Reads, Changes, Peering
 
-Owns who leads as far as the node is concerned: terms in response headers, whose clock ends leases, who waits for a leader.
+Owns who leads as far as the node is concerned: terms in response headers, whose clock ends leases, who waits for one.
 
 Invariants:
 * What the node keeps beside the store (leases, alarms, membership) follows applied entries, and is read anew from the
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fastkv.engine import ReplicatedEngine
-from fastkv.errors import Error
+from fastkv.errors import Error, GrpcCode
 from fastkv.raft import (
     NO_MEMBER,
     Config,
@@ -38,13 +38,14 @@ from fastkv.raft import (
 from fastkv.raft.codec import decode_conf_change
 from fastkv.rpc import status
 from fastkv.server import config as configs
-from fastkv.server.cluster import leases, membership
+from fastkv.server.cluster import leases
+from fastkv.server.cluster import membership as memberships
 from fastkv.server.cluster.applying import Answers
 from fastkv.server.cluster.bootstrap import Start
 from fastkv.server.cluster.changes import Changes
 from fastkv.server.cluster.handover import Handover
 from fastkv.server.cluster.loop import Loop
-from fastkv.server.cluster.membership import Kind, MemberChange
+from fastkv.server.cluster.membership import Kind, Member, MemberChange, Membership
 from fastkv.server.cluster.own import Limits, OwnCommands, Sequences
 from fastkv.server.cluster.peering import Peering
 from fastkv.server.cluster.proposals import Proposals
@@ -180,12 +181,12 @@ class Cluster:
         members = self.membership
         if not members.members:
             # Who joins knows only whom it asked, until the log tells it.
-            met = tuple(membership.Member(id, "", urls) for id, urls in self._remotes)
-            members = membership.Membership(met)
+            met = tuple(Member(id, "", urls) for id, urls in self._remotes)
+            members = Membership(met)
         self.peering.set_members(members)
 
     @property
-    def membership(self) -> membership.Membership:
+    def membership(self) -> Membership:
         return self.changes.membership
 
     @property
@@ -198,7 +199,7 @@ class Cluster:
         return own is None or own.learner
 
     def _tick(self) -> None:
-        """One tick a beat, however late it is: a process that was stopped must hear the others before it judges them."""
+        """One tick a beat, however late it is: who was stopped must hear the others before it judges them."""
         beat_s = self.config.heartbeat_interval_ms / 1000
         self._next_tick = max(self._next_tick + beat_s, self._loop.time() + beat_s / 2)
         self._ticker = self._loop.call_at(self._next_tick, self._tick)
@@ -311,7 +312,7 @@ class Cluster:
         return status.timed_out()
 
     # -- what operators ask for -------------------------------------------------------------------------------
-    async def promote(self, id: int) -> membership.Membership:
+    async def promote(self, id: int) -> Membership:
         """By the leader, wherever it is; the checks that need no leader are made here."""
         async with asyncio.timeout(self._timeout_s):
             await self.leader_known()
@@ -320,7 +321,7 @@ class Cluster:
         answer = await self.peering.ask(self.raft.leader, "promote", id.to_bytes(8, "big"), self._timeout_s)
         if answer:
             code, _, text = answer.decode().partition(" ")
-            raise status.RpcError(status.GrpcCode(int(code)), text)
+            raise status.RpcError(GrpcCode(int(code)), text)
         await self.linearizable.confirm(self._timeout_s)
         return self.membership
 
@@ -366,13 +367,13 @@ class Cluster:
 
     def change(self, entry: Entry) -> bytes | None:
         change = decode_conf_change(batch_commands(entry.data))
-        after, why_not = membership.applied(self.membership, change)
+        after, why_not = memberships.applied(self.membership, change)
         self.raft.apply_conf_change(entry, refuse=why_not is not None)
         self._changed.append((entry, why_not))
         if why_not is not None:
             return None
         self.changes.membership = after
-        return membership.encode(after)
+        return memberships.encode(after)
 
     def applied(self, entries: list[Entry], answers: Answers) -> None:
         for sequence, results in answers:
@@ -406,7 +407,7 @@ class Cluster:
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
         def installed() -> None:
-            self.changes.membership = membership.decode(self._engine.membership)
+            self.changes.membership = memberships.decode(self._engine.membership)
             self._node.restore()
             self._node.set_learner(self.is_learner)
             done()

@@ -3,7 +3,7 @@ What applied entries mean for what a node keeps beside its store, whoever propos
 native one tells its node itself).
 
 Of commands that others answer, nobody here knows the outcome. A revocation can only take a lease away. A grant fails
-where the lease is there already, which the lessor knows, or because of an alarm: while there is one, the store is asked.
+where the lease is there already, which the lessor knows, or because of an alarm: then the store is asked.
 
 Thread safety: the event loop's thread.
 """
@@ -53,7 +53,7 @@ def news(engine: Engine, entries: Sequence[Entry], *, alarmed: bool) -> News | N
 
 
 def commands(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tag, payload) of those in a batch that do more than change keys; the bytes were checked when they were logged."""
+    """(tag, payload) of those in a batch that do more than change keys; the bytes were checked when logged."""
     at = HEADER_BYTES
     while at < len(data):
         tag, at = read_varint(data, at)

@@ -6,8 +6,8 @@ The one loop that drives raft.Node: persist -> send -> apply -> advance, as raft
              |                                 |         `-- sync -- persisted, messages_after_persist
              +---------------------------------+--> committed                 to the engine
 
-Whatever happens (a message, a tick, a sync that is done, a proposal) changes raft.Node or a queue and calls `kick`; a turn
-then takes all that is ready. Turns are not nested and nothing in one waits.
+Whatever happens (a message, a tick, a sync that is done, a proposal) changes raft.Node or a queue and calls `kick`; a
+turn then takes all that is ready. Turns are not nested and nothing in one waits.
 
 A sync costs a thread two wake-ups. With one client there is nothing else to do meanwhile, so a short write is synced on
 the spot while syncs are quick; under load in a thread, beside receiving, sending and applying.
@@ -217,7 +217,7 @@ class Loop:
         if self.syncing or not self._unsynced:
             return False
         number = self._unsynced[-1].number
-        if not self._sync_wanted or not any([ready.must_sync for ready in self._unsynced]):
+        if not self._sync_wanted or not any(ready.must_sync for ready in self._unsynced):
             self._persisted(number)
             return True
         on_the_spot = self._unsynced_bytes <= ON_THE_SPOT_BYTES and self._sync_s < ON_THE_SPOT_SYNC_S

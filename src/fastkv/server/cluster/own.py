@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastkv.engine import ReplicatedEngine
-from fastkv.errors import Code, Error, from_code
+from fastkv.errors import Code, Error
 from fastkv.python import validate
 from fastkv.python.wire import varint
 from fastkv.raft import make_batch

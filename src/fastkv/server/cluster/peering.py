@@ -7,7 +7,7 @@ This member and the others: messages in and out, snapshots in and out, questions
 
 Invariants:
 * raft is told how every SNAPSHOT message ended.
-* A received snapshot is stepped into raft when it is whole and verified, and never before; one that raft does not take is
+* A received snapshot is stepped into raft when it is whole and verified, never before; one that raft does not take is
   removed.
 
 Thread safety: the event loop's thread; verifying and installing a snapshot happen in a thread.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastkv.engine import ReplicatedEngine, SnapshotReader, SnapshotWriter
 from fastkv.errors import Error, QuotaError
@@ -28,7 +28,7 @@ from fastkv.server.cluster.storage import EngineStorage
 from fastkv.server.log import Log
 
 if TYPE_CHECKING:
-    from fastkv.server.peers import Peers
+    from fastkv.server.peers import Peers, SnapshotSink
 
 INSTALL_RETRY_S = 0.5
 
@@ -81,7 +81,7 @@ class Peering:
     # -- out --------------------------------------------------------------------------------------------------
     def send(self, messages: list[Message]) -> None:
         assert self._peers is not None
-        if any([message.kind is Kind.SNAPSHOT for message in messages]):
+        if any(message.kind is Kind.SNAPSHOT for message in messages):
             for message in messages:
                 if message.kind is Kind.SNAPSHOT:
                     self._spawn(self._send_snapshot(message))
@@ -152,10 +152,11 @@ class Peering:
         self._log.info("receiving database snapshot", snapshot_index=snapshot.index, sender=f"{message.sender:x}")
         return self._engine.snapshot_receive(snapshot.index, snapshot.term)
 
-    async def snapshot_done(self, message: Message, writer: SnapshotWriter) -> bool:
+    async def snapshot_done(self, message: Message, sink: SnapshotSink) -> bool:
         """All its bytes are there; whether they are a snapshot."""
         snapshot = message.snapshot
         assert snapshot is not None
+        writer = cast(SnapshotWriter, sink)  # snapshot_begin has given it
         try:
             await asyncio.to_thread(writer.finish)
         except Error as error:

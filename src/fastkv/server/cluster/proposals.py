@@ -6,8 +6,8 @@ Batches on their way through Raft: from who gathered them to their fate.
       |                             +--> uncertain: a snapshot swallowed it; an error
       +---settle---- its time is up, or it belongs to a term that is over
 
-A batch is taken only when it can be proposed: while there is no leader it gathers at its source. One that has been taken
-and dropped is held, in front of all others.
+A batch is taken only when it can be proposed: while there is no leader it gathers at its source. One that was taken and
+dropped is held, in front of all others.
 
 Invariants:
 * A batch has at most one open proposal, so it is applied at most once.

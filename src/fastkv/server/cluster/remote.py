@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -43,20 +44,25 @@ def members_json(members: Iterable[Member]) -> bytes:
     return json.dumps(rows, separators=(",", ":")).encode() + b"\n"
 
 
-def fetch(urls: Iterable[str], timeout_s: float = TIMEOUT_S) -> tuple[Remote | None, str]:
-    """The first answer, and why there is none otherwise."""
+def fetch(urls: Iterable[str], tls: ssl.SSLContext | None = None) -> tuple[Remote | None, str]:
+    """The first answer, and why there is none otherwise. tls: for https URLs."""
     why_not = "there is nobody to ask"
     for url in urls:
         try:
-            return _fetch(url, timeout_s), ""
+            return _fetch(url, tls), ""
         except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError) as reason:
             why_not = f"{url}: {reason}"
     return None, why_not
 
 
-def _fetch(url: str, timeout_s: float) -> Remote:
-    host, _, port = split_url(url).netloc.rpartition(":")
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
+def _fetch(url: str, tls: ssl.SSLContext | None) -> Remote:
+    parts = split_url(url)
+    host, _, port = parts.netloc.rpartition(":")
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=TIMEOUT_S, context=tls)
+    else:
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/members")
         response = connection.getresponse()

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 
 from fastkv.server.peers import addresses
-from fastkv.server.peers.connection import Connection
+from fastkv.server.peers.connection import SOCKET_BEHIND_BYTES, Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.reasons import describe, looks_like_tls
 from fastkv.server.peers.wire import (
@@ -32,6 +32,7 @@ from fastkv.server.peers.wire import (
     hello,
 )
 
+SNAPSHOT_BEHIND_BYTES = 64 << 10  # not 0: the TLS transport of asyncio would never write again
 PING = frame(Frame.PING)
 Receive = Callable[[int, memoryview], None]  # (kind, body)
 
@@ -55,7 +56,9 @@ class Outgoing:
         self._member = member
         self._receive = receive
         self.stream = stream
-        self.connection = Connection(self, context.loop, HELLO_BYTES_MAX, accepted=False)
+        # A snapshot that waits in the transport is encrypted and written in one go: little at a time.
+        behind_bytes = SNAPSHOT_BEHIND_BYTES if stream is Stream.SNAPSHOTS else SOCKET_BEHIND_BYTES
+        self.connection = Connection(self, context.loop, HELLO_BYTES_MAX, accepted=False, behind_bytes=behind_bytes)
         self.ended: asyncio.Future[str] = context.loop.create_future()  # why
         self._welcomed: asyncio.Future[None] | None = context.loop.create_future()
 
@@ -66,9 +69,10 @@ class Outgoing:
             address = addresses.parse(url)
         except ValueError as error:
             raise ConnectError(str(error)) from None
-        tls = self._context.client_tls if address.tls else None
-        if address.tls and tls is None:
+        contexts = self._context.client_tls
+        if address.tls and contexts is None:
             raise ConnectError("its URL says https, but this member has no certificates for peers")
+        tls = contexts() if address.tls and contexts is not None else None
         try:
             async with asyncio.timeout(limits.handshake_timeout_s):
                 await self._context.loop.create_connection(
@@ -129,6 +133,8 @@ class Outgoing:
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:
         text = describe(reason)
+        if self._welcomed is not None and (reason is None or isinstance(reason, ConnectionError)):
+            text = "it closed the connection during the handshake; its own log says why"
         if self._welcomed is not None and looks_like_tls(connection.unread()):
             text = "it speaks TLS, but its URL says http"
         if not self.ended.done():

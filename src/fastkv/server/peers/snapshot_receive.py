@@ -60,7 +60,13 @@ class Arrivals:
                 held.user = user
                 return held
             self._abort(message.sender)
-        sink = self._context.events.snapshot_begin(message)
+        try:
+            sink = self._context.events.snapshot_begin(message)
+        except (OSError, Error) as error:
+            self._context.log.warn(
+                "cannot take in a snapshot", message.sender, member_id=f"{message.sender:x}", reason=describe(error)
+            )
+            return None
         if sink is None:
             return None
         arrival = self._arrivals[message.sender] = Arrival(message.snapshot, sink, user)

@@ -26,7 +26,7 @@ from fastkv.server.peers.tasks import in_thread
 from fastkv.server.peers.types import SnapshotSource
 from fastkv.server.peers.wire import Frame, Stream, WireError, control, decode_flag, decode_number, frame
 
-READ_CHUNKS = 4  # read from the source at once: each read is a hand-over to a thread and back
+READ_CHUNKS = 8  # read from the source at once: each read is a hand-over to a thread and back
 
 
 class SnapshotSending:
@@ -113,15 +113,17 @@ class SnapshotSending:
             if not data:
                 raise OSError(f"the snapshot ends at {offset} of {self._size} bytes")
             for start in range(0, len(data), chunk_bytes):
-                connection.push(frame(Frame.DATA, data[start : start + chunk_bytes]))
-            connection.flush()
-            await self._drained(outgoing)
-            if self._done.done():
-                return False
-            offset += len(data)
-            if limits.snapshot_bytes_s:
-                ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
-                await asyncio.sleep(max(ahead_s, 0.0))
+                chunk = data[start : start + chunk_bytes]
+                connection.push(frame(Frame.DATA, chunk))
+                connection.flush()
+                await self._drained(outgoing)
+                if self._done.done():
+                    return False
+                offset += len(chunk)
+                ahead_s = 0.0
+                if limits.snapshot_bytes_s:
+                    ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
+                await asyncio.sleep(max(ahead_s, 0.0))  # also without a rate: the loop has more urgent things to do
         return True
 
     async def _drained(self, outgoing: Outgoing) -> None:
