@@ -84,7 +84,7 @@ class Generated:
         request = self._requests.range()
         if request.sort_order == 0:
             request.sort_target = 0  # etcd sorts each chunk alone and calls that the answer
-        return stream(STREAM, 9, request.SerializeToString())
+        return stream(STREAM, 99, request.SerializeToString())
 
     def _history(self) -> Step:
         """A watch over what has been; whether all comes in one response is told by the next call alone."""

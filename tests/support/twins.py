@@ -40,7 +40,7 @@ SAME = (
 FORMATS = ("simple", "json", "fields", "table", "protobuf")
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 BIDIRECTIONAL = ("/etcdserverpb.Watch/Watch", KEEP_ALIVE)
-RANGE = "/etcdserverpb.KV/Range"
+RANGE, RANGE_STREAM = "/etcdserverpb.KV/Range", "/etcdserverpb.KV/RangeStream"
 APPEARS, VANISHES = "a key appears", "a key vanishes"
 HANDLE = re.compile(r"<!-- differs: ([a-z0-9-]+) -->")
 GO_PROTO_WORDS = re.compile(r"proto:.*")
@@ -128,7 +128,7 @@ class Side:
             self._make_calls(step.meanwhile)
             for response in _up_to(call, step.count - step.first):
                 got.append(response)
-            return Outcome(0, "", tuple(got))
+            return Outcome(0, "", (_merged(got),) if step.path == RANGE_STREAM else tuple(got))
         except grpc.RpcError as error:
             return _refused(error, tuple(got))
         finally:
@@ -245,6 +245,14 @@ def _up_to(call: Iterable[bytes], count: int) -> Iterator[bytes]:
 def _refused(error: grpc.RpcError, output: tuple[bytes, ...]) -> Outcome:
     # Go's words for what is no message change from build to build, on purpose.
     return Outcome(error.code().value[0], GO_PROTO_WORDS.sub("proto:", error.details() or ""), output)
+
+
+def _merged(chunks: list[bytes]) -> bytes:
+    """What a client makes of the chunks of a RangeStream; where they are cut is the server's affair."""
+    merged = rpc.RangeResponse()
+    for chunk in chunks:
+        merged.MergeFrom(rpc.RangeStreamResponse.FromString(chunk).range_response)
+    return merged.SerializeToString(deterministic=True)
 
 
 CLASSES: dict[str, type[Message]] = {path: response for path, _, response in UNARY.values()}

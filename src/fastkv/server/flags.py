@@ -174,7 +174,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "duration",
             "5s",
             "How often a downgrade is looked at.",
-            note="fastkv looks every 4 s",
+            note="members are never of another version",
         ),
         Flag("snapshot-catchup-entries", "uint", "5000", "Entries kept for slow followers."),
     ),
