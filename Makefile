@@ -20,7 +20,7 @@ ifneq ($(wildcard $(PEERS)/3.7.3/bin/etcd),)
 export FASTKV_ETCD37 ?= $(PEERS)/3.7.3/bin/etcd
 endif
 
-.PHONY: help setup run test huge lint format bench bench-server asan tsan fuzz sim wheel peers clean system-test
+.PHONY: help setup run test huge lint format bench bench-server bench-cluster asan tsan fuzz sim wheel peers clean system-test
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -72,6 +72,9 @@ bench: setup  ## the embedded store beside lmdb, sqlite3, rocksdict, dict and th
 bench-server: setup  ## the server beside a real etcd 3.7 (from `make peers`), an hour (ARGS="--quick": minutes)
 	$(PY) bench/server.py --svg build/server.svg --json build/server.json $(ARGS)
 
+bench-cluster: setup  ## three members beside three of a real etcd 3.7, some ten minutes (ARGS="--rounds 1 --seconds 3": a first look)
+	$(PY) bench/cluster.py --json build/cluster.json $(ARGS)
+
 asan: system-test  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory cpp-tests-$@
 
@@ -105,7 +108,7 @@ wheel: setup  ## source distribution, a wheel from it, and that wheel tried in a
 	@cd build/wheel-venv && bin/python -I ../../tests/smoke/smoke.py
 	@ls -l dist
 
-peers:  ## the real etcds that tests compare with: 3.7 (needs Go) and Debian's, into ~/.cache/fastkv/peers
+peers:  ## the real etcds that tests compare with (3.7 needs Go, Debian's) and a Go client, into ~/.cache/fastkv/peers
 	@bash tools/peers.sh
 
 clean:  ## remove what was built (.venv and downloaded peers stay)

@@ -2,6 +2,7 @@
 # Fetches the real etcds that the tests compare with into FASTKV_PEERS (default ~/.cache/fastkv/peers):
 #
 #   3.7.3/bin/{etcd,etcdctl,etcdutl}   built with Go, as ordinary Go tools, if Go is there
+#   clients/clientv3-*                 tests/clients/go with etcd's own Go client, likewise
 #   debian/usr/bin/{etcd,etcdctl}      Debian's packages, unpacked (not installed: that would start a server on 2379)
 #
 # What cannot be had is said in one line and is no failure; a build that fails is one. A second call does nothing.
@@ -46,6 +47,18 @@ elif command -v go >/dev/null; then
   echo "etcd $version: $peers/$version/bin"
 else
   echo "etcd $version: left out, Go is not installed"
+fi
+
+client=$(FASTKV_PEERS=$peers "${PYTHON:-python3}" "$(dirname "$0")/../tests/support/go_client.py")
+if [ -x "$client" ]; then
+  echo "Go clientv3: $client"
+elif command -v go >/dev/null; then
+  echo "Go clientv3: building with $(go version | cut -d' ' -f3)"
+  rm -rf "$peers/clients" && mkdir -p "$peers/clients"
+  (cd "$(dirname "$0")/../tests/clients/go" && GOFLAGS=-mod=readonly go build -trimpath -o "$client" .)
+  echo "Go clientv3: $client"
+else
+  echo "Go clientv3: left out, Go is not installed"
 fi
 
 if [ -x "$peers/debian/usr/bin/etcdctl" ] && [ -x "$peers/debian/usr/bin/etcd" ]; then

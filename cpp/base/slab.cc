@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace fastkv {
 
@@ -102,6 +103,27 @@ void SlabPool::Free(void* object, size_t bytes) {
   if (was_full) Link(slab);
   // The last slab of a class stays: a class at the edge of a slab would otherwise map and unmap.
   if (slab->used == 0 && (slab->next != nullptr || slab->previous != nullptr)) ReleaseSlab(slab);
+}
+
+void SlabPool::Absorb(SlabPool* other) {
+  for (size_t size_class = 0; size_class < kClasses; ++size_class) {
+    while (Slab* slab = other->partial_[size_class]) {
+      other->Unlink(slab);
+      Link(slab);
+    }
+  }
+  // Of each list the other's elements come first.
+  const auto splice = [](auto** ours, auto** theirs, auto next, auto previous) {
+    if (*theirs == nullptr) return;
+    auto* last = *theirs;
+    while (last->*next != nullptr) last = last->*next;
+    last->*next = *ours;
+    if (*ours != nullptr) (*ours)->*previous = last;
+    *ours = std::exchange(*theirs, nullptr);
+  };
+  splice(&regions_, &other->regions_, &Region::next, &Region::previous);
+  splice(&open_, &other->open_, &Region::next_open, &Region::previous_open);
+  splice(&large_, &other->large_, &Large::next, &Large::previous);
 }
 
 SlabPool::Slab* SlabPool::NewSlab(size_t size_class) {

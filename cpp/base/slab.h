@@ -43,6 +43,7 @@ class SlabPool {
 
   void* Allocate(size_t bytes);           // throws std::bad_alloc
   void Free(void* object, size_t bytes);  // `bytes` as it was allocated
+  void Absorb(SlabPool* other);           // takes over all that it holds; it is empty then
 
   // What Allocate(bytes) takes.
   static size_t TakenBytes(size_t bytes) {

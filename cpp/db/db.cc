@@ -124,13 +124,14 @@ Status Db::Recover() {
     }
     const bool covered = committed->Covers(entry);
     unknown_change = unknown_change || entry.kind == EntryKind::kConfChange;
-    return (replica_ == nullptr ? covered : replica_->Replay(entry, covered)) ? ApplyEntry(entry) : Status();
+    return ReplayEntry(entry, replica_ == nullptr ? covered : replica_->Replay(entry, covered));
   };
   FASTKV_RETURN_IF_ERROR(Log::Open(env_, directory_->log_dir(), log_options, start, on_entry, &recovered, &log));
   meta_ = recovered.has_meta ? recovered.meta : extras.meta;
   membership_ = extras.membership;
   if (recovered.has_hard_state) hard_state = recovered.hard_state;
   const bool member = recovered.has_hard_state || own_hard_state || !membership_.empty();
+  found_last_index_ = log->last_index();
   if (options_.readonly) return {};
   log_ = std::move(log);
   if (replica_ == nullptr) {
@@ -150,7 +151,8 @@ Status Db::Recover() {
   return {};
 }
 
-Status Db::ApplyEntry(const LogEntry& entry) {
+// apply: else it is only looked at, because it is not known to be committed, or what is in front of it is not applied.
+Status Db::ReplayEntry(const LogEntry& entry, bool apply) {
   const auto lock = store_.WriteLock();
   std::string response;
   Status status;
@@ -158,7 +160,7 @@ Status Db::ApplyEntry(const LogEntry& entry) {
       entry.kind != EntryKind::kNormal || ForEachCommand(entry.batch, [&](const Command& command) {
         if (IsCommandTag(command.tag)) {
           response.clear();
-          store_.Apply(command.tag, command.payload, &response);
+          if (apply) store_.Apply(command.tag, command.payload, &response);
           return true;
         }
         status = {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " has a command (tag " +
@@ -168,6 +170,7 @@ Status Db::ApplyEntry(const LogEntry& entry) {
   if (!status.ok()) return status;
   if (!whole)
     return {Code::kCorrupt, path_ + "/log: entry " + std::to_string(entry.index) + " is not a batch of commands"};
+  if (!apply) return {};
   applied_index_.store(entry.index, std::memory_order_release);
   if (entry.term > term_.load()) term_.store(entry.term);
   return {};
@@ -497,11 +500,13 @@ Status Db::Close() {
 Db::Stats Db::GetStats() const {
   Stats stats{};
   stats.store = store_.GetStats();
-  stats.applied_index = applied_index();
+  stats.applied_index = stats.last_index = applied_index();
   stats.term = term();
   stats.watchers = hub_.size();
+  if (options_.readonly) stats.last_index = found_last_index_;
   const std::lock_guard lock(queue_mutex_);  // Close takes the log away
   if (!closed() && log_ != nullptr) {
+    stats.last_index = log_->last_index();
     stats.log_bytes = log_->BytesSince(checkpoint_index_.load());
     const LogCounters counters = log_->counters();
     stats.syncs = counters.syncs;

@@ -91,7 +91,8 @@ class Db {
 
   struct Stats {
     Store::Stats store;
-    uint64_t applied_index, term, watchers, log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands;
+    uint64_t applied_index, last_index, term, watchers, log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches,
+        commands;
     TimeHistogram sync_times;
   };
   Stats GetStats() const;
@@ -104,7 +105,7 @@ class Db {
 
   Db(std::string path, DbOptions options);
   Status Recover();
-  Status ApplyEntry(const LogEntry& entry);
+  Status ReplayEntry(const LogEntry& entry, bool apply);
   void RemoveCompacted();
 
   static ThreadRecent* CurrentThread();
@@ -162,6 +163,7 @@ class Db {
   uint64_t checkpoint_term_ = 0;
   std::atomic<uint64_t> checkpoint_index_{0}, checkpoint_size_{0};
   std::vector<uint64_t> damaged_checkpoints_;
+  uint64_t found_last_index_ = 0;  // of the log at open
 
   mutable std::mutex meta_mutex_;  // taken last
   std::string meta_;

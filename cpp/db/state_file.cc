@@ -1,6 +1,7 @@
 #include "db/state_file.h"
 
 #include <utility>
+#include <vector>
 
 #include "base/coding.h"
 
@@ -14,12 +15,20 @@ Status LoadState(const CheckpointReader& reader, Store* store, StateExtras* extr
   picture.keys = head.keys;
   picture.records = head.records;
   Store::Loader loader(store);
+  std::vector<std::string_view> chains;
+  // Blocks of records come first in a file, so what is wrong in them is told first.
+  FASTKV_RETURN_IF_ERROR(reader.ForEachBlock([&chains](BlockType type, std::string_view payload) -> Status {
+    if (type == BlockType::kRecords) chains.push_back(payload);
+    return {};
+  }));
+  if (size_t refused = 0; !loader.AddAll(chains, &refused)) {
+    return reader.CorruptBlock(chains[refused], std::string("records that no store has written: ") + loader.refusal());
+  }
   FASTKV_RETURN_IF_ERROR(reader.ForEachBlock([&](BlockType type, std::string_view payload) -> Status {
     ByteReader in(payload);
     switch (type) {
       case BlockType::kRecords:
-        if (loader.AddChains(payload)) return {};
-        return reader.CorruptBlock(payload, std::string("records that no store has written: ") + loader.refusal());
+        return {};
       case BlockType::kLeases:
         while (!in.done()) {
           Store::LeaseInfo lease{};

@@ -100,6 +100,7 @@ bool Connection::SniffTls() {
     if (ssl_ == nullptr) return Reject("no TLS session: " + SslError()), false;
     peer_.tls = true;
     phase_ = kHandshake;
+    state_->ArmAfter(&timer_, state_->options.handshake_timeout_ms);
     return true;
   }
   if (listener_.plain) return true;
@@ -125,6 +126,7 @@ void Connection::Handshake() {
   }
   if (std::string error; !loop_->tls()->Admit(ssl_.get(), &peer_.common_name, &error)) return Reject(error);
   phase_ = kSniffing;
+  state_->ArmAfter(&timer_, state_->options.first_bytes_timeout_ms);
   const unsigned char* protocol = nullptr;
   unsigned protocol_bytes = 0;
   SSL_get0_alpn_selected(ssl_.get(), &protocol, &protocol_bytes);
@@ -325,6 +327,7 @@ void Connection::OnTimer() {
     loop_->Log("closed the connection of " + peer_.address + ": a header block took too long");
     return Close();
   }
+  if (phase_ == kHandshake) return Reject("TLS handshake: it took too long");
   if (phase_ != kLinger) loop_->Log("closed the connection of " + peer_.address + ": it said too little for too long");
   Close();
 }

@@ -24,7 +24,7 @@ struct ErrorRow {
 // What only a server has to say.
 inline constexpr std::string_view kStoppedText = "etcdserver: server stopped";             // kUnavailable
 inline constexpr std::string_view kTimedOutText = "etcdserver: request timed out";         // kUnavailable
-inline constexpr std::string_view kTooManyRequestsText = "etcdserver: too many requests";  // kResourceExhausted
+inline constexpr std::string_view kTooManyRequestsText = "etcdserver: too many requests";  // kUnknown, as etcd sends it
 
 class ErrorTable {
  public:

@@ -118,7 +118,7 @@ void KeepAliveStream::OnMessage(std::string_view message) {
   }
   if (asked_.size() >= kAskedMax) {
     ended_ = true;
-    call_->Finish(GrpcCode::kResourceExhausted, kTooManyRequestsText);
+    call_->Finish(GrpcCode::kUnknown, kTooManyRequestsText);
     return;
   }
   const int64_t now_ns = NowNs();

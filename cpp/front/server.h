@@ -44,7 +44,8 @@ struct ServerOptions {
   int64_t keepalive_min_time_ms = 5'000;  // a client that pings more often gets GOAWAY too_many_pings
   int64_t keepalive_interval_ms = 0;      // 0: none
   int64_t keepalive_timeout_ms = 20'000;
-  int64_t first_bytes_timeout_ms = 30'000;  // to the end of the TLS handshake and the HTTP/2 preface
+  int64_t handshake_timeout_ms = 10'000;    // from the first byte of a TLS session to the end of its handshake
+  int64_t first_bytes_timeout_ms = 30'000;  // to the first byte; then to the end of the HTTP/2 preface
   // From any thread. log: one line, why a connection was closed. rejected: a client's address, and why it was not let
   // in.
   std::function<void(const std::string&)> log = {};

@@ -118,6 +118,7 @@ class CheckpointReader {
  private:
   CheckpointReader() = default;
   Status Verify(uint64_t index);
+  Status Walk(uint64_t index, std::vector<uint64_t>* offsets);
   Status CorruptAt(uint64_t offset, const std::string& what) const;
 
   std::string path_;

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "base/coding.h"
-#include "proto/messages.h"
 
 namespace fastkv {
 namespace {
@@ -29,6 +28,49 @@ size_t VarintSize(int64_t value) { return VarintLength(static_cast<uint64_t>(val
 
 size_t BytesFieldSize(size_t length) { return length == 0 ? 0 : 1 + VarintSize(static_cast<int64_t>(length)) + length; }
 size_t NumberFieldSize(int64_t value) { return value == 0 ? 0 : 1 + VarintSize(value); }
+
+// Reads what NewPut and NewTombstone write and nothing else: fields in order, each at most once, none zero or empty, no
+// varint longer than needed. A field that is not there reads as zero.
+class CanonicalReader {
+ public:
+  explicit CanonicalReader(std::string_view bytes) : bytes_(bytes) {}
+
+  size_t offset() const { return offset_; }
+  bool Number(char tag, uint64_t* value) {
+    if (!Has(tag)) return true;
+    return Varint(value) && *value != 0;
+  }
+  bool Bytes(char tag, std::string_view* value) {
+    uint64_t length = 0;
+    if (!Has(tag)) return true;
+    if (!Varint(&length) || length == 0 || length > bytes_.size() - offset_) return false;
+    *value = bytes_.substr(offset_, length);
+    offset_ += length;
+    return true;
+  }
+
+ private:
+  bool Has(char tag) {
+    if (offset_ == bytes_.size() || bytes_[offset_] != tag) return false;
+    ++offset_;
+    return true;
+  }
+  bool Varint(uint64_t* value) {
+    uint64_t read = 0;
+    for (int shift = 0; shift < 70 && offset_ < bytes_.size(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(bytes_[offset_++]);
+      if (shift == 63 && byte > 1) return false;
+      read |= static_cast<uint64_t>(byte & 0x7f) << shift;
+      if (byte >= 0x80) continue;
+      *value = read;
+      return byte != 0 || shift == 0;
+    }
+    return false;
+  }
+
+  const std::string_view bytes_;
+  size_t offset_ = 0;
+};
 
 char* PutNumberField(char* to, char tag, int64_t value) {
   if (value == 0) return to;
@@ -107,15 +149,22 @@ Record* Record::NewTombstone(std::string_view key, int64_t main, uint32_t sub, R
 
 Record* Record::NewEncoded(std::string_view encoded, int64_t main, uint32_t sub, bool tombstone, Record* older,
                            SlabPool* pool) {
-  KeyValueMessage message;
-  if (!message.Parse(encoded) || message.key.empty() || message.mod_revision != main || sub >= kLeased) return nullptr;
-  const KeyValue kv{message.key, message.value, message.create_revision, main, message.version, message.lease};
-  // The history below is being loaded oldest first: nothing of it can be freed meanwhile.
-  Record* record = tombstone ? NewTombstone(kv.key, main, sub, older, -1, pool) : NewPut(kv, sub, older, -1, pool);
-  if (record->encoded() != encoded) {
-    Delete(record, pool);
+  CanonicalReader in(encoded);
+  uint64_t create = 0, mod = 0, version = 0, lease = 0;
+  std::string_view key, value;
+  if (sub >= kLeased || encoded.size() >= UINT32_MAX || !in.Bytes(kKeyTag, &key) || key.empty()) return nullptr;
+  if (!in.Number(kCreateTag, &create) || !in.Number(kModTag, &mod) || !in.Number(kVersionTag, &version)) return nullptr;
+  const size_t behind_version = in.offset();
+  if (!in.Bytes(kValueTag, &value)) return nullptr;
+  const size_t value_offset = value.empty() ? behind_version : static_cast<size_t>(value.data() - encoded.data());
+  if (!in.Number(kLeaseTag, &lease) || in.offset() != encoded.size() || mod != static_cast<uint64_t>(main))
     return nullptr;
-  }
+  if (tombstone && (create != 0 || version != 0 || lease != 0 || !value.empty())) return nullptr;
+  const uint32_t flags = (tombstone ? kTombstone : 0) | (lease != 0 ? kLeased : 0);
+  // The history below is being loaded oldest first: nothing of it can be freed meanwhile.
+  Record* record = Allocate(static_cast<uint32_t>(encoded.size()), main, sub | flags, older, -1, pool);
+  record->value_offset_ = static_cast<uint32_t>(value_offset);
+  std::memcpy(record->data(), encoded.data(), encoded.size());
   return record;
 }
 

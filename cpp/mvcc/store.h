@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/coding.h"
 #include "base/status.h"
 #include "mvcc/btree.h"
 #include "mvcc/epoch.h"
@@ -169,23 +170,45 @@ class Store final : public EventSource {
   // Rebuilds an empty store: the payloads of WriteChains in order, then Finish. False: not what WriteChains writes.
   class Loader {
    public:
-    explicit Loader(Store* store) : store_(store) {}
-    bool AddChains(std::string_view payload);
+    explicit Loader(Store* store) : store_(store) { all_.pool = &store->current_->pool; }
+    bool AddChains(std::string_view payload) { return all_.Add(payload); }
+    // All of them at once. *refused: which one was, the first of them. parts: threads; 0: what is good here.
+    bool AddAll(const std::vector<std::string_view>& payloads, size_t* refused, size_t parts = 0);
     bool Finish(const Picture& picture);
-    const char* refusal() const { return refusal_; }  // why AddChains returned false
+    const char* refusal() const { return all_.refusal; }  // why AddChains or AddAll returned false
 
    private:
-    Store* store_;
-    const char* refusal_ = "";
     struct Indexed {
       int64_t main;
       uint32_t sub;
       Record* record;
     };
+    struct Encoded {  // one record in a payload
+      uint64_t main = 0, sub = 0, flags = 0;
+      std::string_view kv;
+      bool first() const;
+    };
+    struct Part {  // the records of some payloads that follow each other
+      bool Add(std::string_view payload);
+      bool Take(const Encoded& encoded);
+      bool Refuse(const char* why);
+      void AddBetween(const std::vector<std::string_view>& payloads, size_t begin, size_t end);
+
+      SlabPool* pool = nullptr;
+      std::vector<Record*> newest;  // of each key; the last one's chain may go on in the next payload
+      std::vector<Indexed> indexed;
+      uint64_t bytes = 0;
+      const char* refusal = "";
+      size_t first_payload = 0, refused_payload = SIZE_MAX;  // of AddBetween
+    };
+    static bool Read(ByteReader* in, Encoded* encoded);
+    bool Append(Part* part, size_t* refused);
+    void LoadTree(std::vector<Record*>* leased);
+    bool LoadIndex(const Picture& picture);
     void SortIndexed(const Picture& picture);
-    std::vector<Record*> newest_;  // of each key; the last one's chain may go on in the next payload
-    std::vector<Indexed> indexed_;
-    uint64_t bytes_ = 0;
+
+    Store* store_;
+    Part all_;
   };
 
  private:

@@ -1,12 +1,17 @@
-// Coding and crc32c: known answers, round trips, and readers on hostile bytes.
+// Coding and crc32c: known answers, round trips, and readers on hostile bytes; work in several threads.
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <new>
 #include <random>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "base/coding.h"
 #include "base/crc32c.h"
+#include "base/parallel.h"
 
 namespace fastkv {
 namespace {
@@ -101,6 +106,39 @@ TEST(Coding, LengthsBeyondTheBytesAreRefusedAndTheFailureSticks) {
   uint64_t value;
   EXPECT_FALSE(in.Varint(&value));
   EXPECT_FALSE(in.done());
+}
+
+TEST(Parallel, EveryPieceIsDoneOnceHoweverManyWork) {
+  for (const size_t workers : {size_t{1}, size_t{2}, size_t{7}}) {
+    std::vector<std::atomic<int>> done(100);
+    RunParallel(workers, done.size(), [&done](size_t i) { ++done[i]; });
+    for (const auto& times : done) EXPECT_EQ(times, 1);
+  }
+  RunParallel(3, 0, [](size_t) { FAIL(); });
+}
+
+TEST(Parallel, WithOneWorkerThePiecesRunHereInOrder) {
+  std::vector<size_t> order;
+  const auto here = std::this_thread::get_id();
+  RunParallel(1, 5, [&](size_t i) {
+    EXPECT_EQ(std::this_thread::get_id(), here);
+    order.push_back(i);
+  });
+  EXPECT_EQ(order, (std::vector<size_t>{0, 1, 2, 3, 4}));
+}
+
+TEST(Parallel, AnExceptionReachesTheCaller) {
+  EXPECT_THROW(RunParallel(3, 50,
+                           [](size_t i) {
+                             if (i == 20) throw std::bad_alloc();
+                           }),
+               std::bad_alloc);
+}
+
+TEST(Parallel, WorkersAreAtLeastOneAndAtMostWhatIsWanted) {
+  EXPECT_EQ(Workers(0), 1u);
+  EXPECT_EQ(Workers(1), 1u);
+  EXPECT_LE(Workers(2), 2u);
 }
 
 }  // namespace

@@ -273,7 +273,7 @@ inline ServiceOptions TestOptions() {
       {static_cast<uint8_t>(Code::kStreamSort), 12, "RangeStream does not support custom sort orders"},
       {static_cast<uint8_t>(Code::kIoError), 14, "fastkv: input/output error"},
       {static_cast<uint8_t>(Code::kStopped), 14, "etcdserver: server stopped"},
-      {static_cast<uint8_t>(Code::kTooManyRequests), 8, "etcdserver: too many requests"},
+      {static_cast<uint8_t>(Code::kTooManyRequests), 2, "etcdserver: too many requests"},
       {static_cast<uint8_t>(Code::kTimedOut), 14, "etcdserver: request timed out"},
       {static_cast<uint8_t>(Code::kTimedOutLeaderFailed), 14, "timed out, leader failed"},
       {static_cast<uint8_t>(Code::kTimedOutDisconnected), 14, "timed out, disconnected"},

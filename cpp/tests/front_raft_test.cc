@@ -222,7 +222,7 @@ TEST_F(RaftTest, WhatIsOpenCountsAmongWhatWaits) {
   FakeCall* const b = Begin(kPut, PutBytes("b", "1"));
   FakeCall* const c = Begin(kPut, PutBytes("c", "1"));
   Turn();
-  Refused(Ask(kPut, PutBytes("d", "1")), GrpcCode::kResourceExhausted, "etcdserver: too many requests");
+  Refused(Ask(kPut, PutBytes("d", "1")), GrpcCode::kUnknown, "etcdserver: too many requests");
   WriteGroup own;
   own.AddOutside(1, kTagPut, PutBytes("e", "1"));
   EXPECT_TRUE(service->Propose(&own)) << "the node's own writes make room";
@@ -425,7 +425,7 @@ TEST_F(RaftTest, ParkedReadsAreBoundedAndEndWithTheServer) {
   FakeCall* const first = Begin(kRange, RangeBytes("a"));
   FakeCall* const second = Begin(kRange, RangeBytes("a"));
   Turn();
-  Refused(Ask(kRange, RangeBytes("a")), GrpcCode::kResourceExhausted, "etcdserver: too many requests");
+  Refused(Ask(kRange, RangeBytes("a")), GrpcCode::kUnknown, "etcdserver: too many requests");
   service->reads()->Take();
   service->StopCalls({&thread});
   for (FakeCall* const call : {first, second, Ask(kRange, RangeBytes("a"))}) {

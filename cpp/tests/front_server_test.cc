@@ -1,9 +1,5 @@
 // The whole transport over real sockets: protocols told apart, TLS, threads, timeouts, the end. One behaviour a test.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -23,19 +19,13 @@
 
 #include "front/server.h"
 #include "tests/front_client.h"
+#include "tests/front_socket.h"
 #include "tests/front_tls_files.h"
 
 namespace fastkv::front {
 namespace {
 
 using Log = std::vector<std::string>;
-constexpr int kPatienceMs = 20'000;  // for what must happen
-
-int64_t NowMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 // Called by the IoThreads, looked at by the test.
 class SharedService final : public StubService {
  public:
@@ -82,99 +72,6 @@ class SharedService final : public StubService {
   std::condition_variable changed_;
 };
 
-// A client's end of a connection, plain or TLS.
-class Socket {
- public:
-  explicit Socket(int fd) : fd_(fd) {}
-  ~Socket() {
-    if (ssl_ != nullptr) SSL_free(ssl_);
-    if (context_ != nullptr) SSL_CTX_free(context_);
-    if (fd_ >= 0) close(fd_);
-  }
-  Socket(const Socket&) = delete;
-  Socket& operator=(const Socket&) = delete;
-
-  static int Connect(int port) {
-    const int fd = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    return fd;
-  }
-
-  // "" when it worked, else why not. alpn: as on the wire.
-  std::string StartTls(const std::string& alpn, const TestCertificate* own = nullptr) {
-    context_ = SSL_CTX_new(TLS_client_method());
-    if (own != nullptr) {
-      SSL_CTX_use_certificate(context_, own->certificate());
-      SSL_CTX_use_PrivateKey(context_, own->key());
-    }
-    ssl_ = SSL_new(context_);
-    SSL_set_fd(ssl_, fd_);
-    if (!alpn.empty()) {
-      SSL_set_alpn_protos(ssl_, reinterpret_cast<const unsigned char*>(alpn.data()),
-                          static_cast<unsigned>(alpn.size()));
-    }
-    if (SSL_connect(ssl_) == 1) return {};
-    const char* reason = ERR_reason_error_string(ERR_get_error());
-    return reason == nullptr ? "closed" : reason;
-  }
-  std::string alpn() const {
-    const unsigned char* protocol;
-    unsigned size;
-    SSL_get0_alpn_selected(ssl_, &protocol, &size);
-    return std::string(reinterpret_cast<const char*>(protocol), size);
-  }
-  X509* server_certificate() const { return SSL_get0_peer_certificate(ssl_); }
-
-  void Write(std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t sent = ssl_ != nullptr ? SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size()))
-                                           : send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent <= 0) return;
-      bytes.remove_prefix(static_cast<size_t>(sent));
-    }
-  }
-  // What has come, "" at the end of the connection or when the time is up (*ended tells).
-  std::string Read(int timeout_ms = kPatienceMs, bool* ended = nullptr) {
-    if (ended != nullptr) *ended = false;
-    if (ssl_ == nullptr || SSL_pending(ssl_) == 0) {
-      pollfd readable{fd_, POLLIN, 0};
-      if (poll(&readable, 1, timeout_ms) == 0) return {};
-    }
-    char bytes[65536];
-    const ssize_t got = ssl_ != nullptr ? SSL_read(ssl_, bytes, sizeof bytes) : recv(fd_, bytes, sizeof bytes, 0);
-    if (got <= 0) {
-      if (ended != nullptr) *ended = true;
-      return {};
-    }
-    return std::string(bytes, static_cast<size_t>(got));
-  }
-  std::string ReadAll() {
-    std::string all;
-    for (std::string part = Read(); !part.empty(); part = Read()) all += part;
-    return all;
-  }
-  bool EndsWithin(int timeout_ms) {
-    const int64_t end_ms = NowMs() + timeout_ms;
-    for (;;) {
-      bool ended = false;
-      Read(static_cast<int>(std::max<int64_t>(0, end_ms - NowMs())), &ended);
-      if (ended) return true;
-      if (NowMs() >= end_ms) return false;
-    }
-  }
-  void HalfClose() { shutdown(fd_, SHUT_WR); }
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-  SSL_CTX* context_ = nullptr;
-  SSL* ssl_ = nullptr;
-};
-
 class FrontServer : public testing::Test {
  protected:
   FrontServer() {
@@ -190,18 +87,6 @@ class FrontServer : public testing::Test {
 
   std::string File(const std::string& name) const { return directory_ / name; }
 
-  static int Bind(int* port) {
-    const int fd = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    *port = ntohs(address.sin_port);
-    return fd;
-  }
-
   void Start(ServerOptions options = {}, bool plain = true, bool tls = false) {
     options.log = [this](const std::string& line) { service.Note(line); };
     options.rejected = [this](const std::string& address, const std::string& why) {
@@ -212,12 +97,12 @@ class FrontServer : public testing::Test {
     ASSERT_TRUE(status.ok()) << status.message();
     server->Start();
   }
-  void StartTls(TlsOptions tls = {}, bool plain = false) {
+  void StartTls(TlsOptions tls = {}, bool plain = false, int64_t handshake_timeout_ms = 10'000) {
     ca.Write(File("ca.pem"));
     TestCertificate("server", &ca).Write(File("cert.pem"), File("key.pem"));
     tls.cert_file = File("cert.pem");
     tls.key_file = File("key.pem");
-    Start({.tls = tls}, plain, true);
+    Start({.tls = tls, .handshake_timeout_ms = handshake_timeout_ms}, plain, true);
   }
 
   // Until the condition holds for what the client has heard.
@@ -546,6 +431,19 @@ TEST_F(FrontServer, ChangedCertificateServesNewConnectionsAndABrokenOneDoesNot) 
   EXPECT_EQ(serial(), after);
   ASSERT_TRUE(service.Wait([&] { return !service.lines.empty(); }));
   EXPECT_NE(service.lines[0].find(File("cert.pem")), std::string::npos) << service.lines[0];
+}
+
+TEST_F(FrontServer, UnfinishedHandshakeEndsAndAFinishedOneHasItsOwnTime) {
+  StartTls({}, false, 100);
+  Socket silent(Socket::Connect(port)), good(Socket::Connect(port));
+  silent.Write(std::string("\x16\x03\x01\x02\x00\x01", 6));
+  ASSERT_EQ(good.StartTls("\x02h2"), "");
+  EXPECT_TRUE(silent.EndsWithin(kPatienceMs));
+  ASSERT_TRUE(service.Wait([&] { return service.lines.size() == 1; }));
+  EXPECT_NE(service.lines[0].find("TLS handshake: it took too long"), std::string::npos) << service.lines[0];
+  Client client;
+  const int32_t id = client.Call("/stub.Stub/Echo", Framed("x"));
+  EXPECT_TRUE(Finished(&client, &good, id));
 }
 
 TEST_F(FrontServer, ErrorsOfTlsFilesNameThem) {

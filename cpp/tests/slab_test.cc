@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <random>
@@ -45,6 +47,43 @@ TEST(SlabPool, ObjectsNeverOverlapAndKeepTheirBytes) {
         pool.Free(object.at, object.bytes);
       }
     }
+  }
+}
+
+TEST(SlabPool, WhatIsAbsorbedIsFreedAndUsedAsItsOwn) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 20; ++round) {
+    SlabPool pool;
+    std::array<SlabPool, 3> others;
+    std::map<char*, std::pair<size_t, char>> objects;  // -> bytes, fill
+    auto allocate = [&](SlabPool* from) {
+      const size_t bytes = random() % 20 == 0 ? 4000 + random() % 10'000 : 1 + random() % 200;
+      auto* at = static_cast<char*>(from->Allocate(bytes));
+      const char fill = static_cast<char>(random());
+      ASSERT_TRUE(objects.emplace(at, std::pair(bytes, fill)).second);
+      memset(at, fill, bytes);
+    };
+    auto free_some = [&] {
+      for (auto at = objects.begin(); at != objects.end();) {
+        const auto [bytes, fill] = at->second;
+        ASSERT_EQ(std::count(at->first, at->first + bytes, fill), static_cast<ptrdiff_t>(bytes));
+        if (random() % 4 == 0) {
+          ++at;
+          continue;
+        }
+        pool.Free(at->first, bytes);
+        at = objects.erase(at);
+      }
+    };
+    for (size_t i = 0; i < others.size(); ++i) {  // one of them perhaps without anything
+      for (size_t count = i * (random() % 20'000); count > 0; --count) allocate(&others[i]);
+    }
+    for (size_t count = random() % 10'000; count > 0; --count) allocate(&pool);
+    for (SlabPool& other : others) pool.Absorb(&other);
+    free_some();
+    for (int count = 0; count < 10'000; ++count) allocate(&pool);
+    others[1].Free(others[1].Allocate(100), 100);  // it goes on, empty
+    free_some();
   }
 }
 

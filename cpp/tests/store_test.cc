@@ -652,6 +652,69 @@ TEST(Store, AHistoryLargerThanABlockGoesOnInTheNext) {
   store.ReleasePicture();
 }
 
+// Payloads loaded by several threads, in parts, are judged as by one that reads them in order.
+TEST(Store, LoadingInPartsIsLoadingInOrder) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 60; ++round) {
+    Store store;
+    for (int i = 0; i < 300; ++i) {
+      const std::string key = random() % 3 == 0 ? "long" : "k" + std::to_string(random() % 40);
+      if (random() % 6 == 0) {
+        Apply(&store, kTagDeleteRange, DeleteBytes(key));
+      } else {
+        Apply(&store, kTagPut, PutBytes(key, std::string(random() % 90, 'v')));
+      }
+    }
+    Store::Picture picture;
+    {
+      const auto lock = store.WriteLock();
+      picture = store.TakePicture();
+    }
+    store.CountPicture(&picture);
+    std::vector<std::string> payloads;
+    const Status written = store.WriteChains(
+        picture,
+        [&payloads](std::string_view payload) -> Status {
+          payloads.emplace_back(payload);
+          return {};
+        },
+        1 + random() % 400);
+    store.ReleasePicture();
+    ASSERT_TRUE(written.ok());
+    for (int damage = 0; damage < 20; ++damage) {
+      std::vector<std::string> damaged = payloads;
+      for (int i = 0; i < damage; ++i) {
+        std::string& payload = damaged[random() % damaged.size()];
+        if (random() % 3 == 0) {
+          std::swap(payload, damaged[random() % damaged.size()]);
+        } else if (!payload.empty()) {
+          payload[random() % payload.size()] ^= static_cast<char>(1 << random() % 8);
+        }
+      }
+      const std::vector<std::string_view> views(damaged.begin(), damaged.end());
+      Store one, many;
+      Store::Loader in_order(&one), in_parts(&many);
+      size_t refused_in_order = 0, refused_in_parts = 0;
+      const bool loaded = in_order.AddAll(views, &refused_in_order, 1);
+      ASSERT_EQ(in_parts.AddAll(views, &refused_in_parts, 2 + random() % 6), loaded);
+      if (!loaded) {
+        ASSERT_EQ(refused_in_parts, refused_in_order);
+        ASSERT_STREQ(in_parts.refusal(), in_order.refusal());
+        continue;
+      }
+      const bool finished = in_order.Finish(picture);
+      ASSERT_EQ(in_parts.Finish(picture), finished);
+      ASSERT_TRUE(finished || damage > 0);
+      if (!finished) continue;
+      ASSERT_EQ(many.Hash(), one.Hash());
+      ASSERT_EQ(Problems(many), "");
+      if (damage == 0) {
+        ASSERT_EQ(many.Hash(), store.Hash());
+      }
+    }
+  }
+}
+
 TEST(Store, TheLoaderRefusesAContinuationThatIsNone) {
   const Record::KeyValue k2{"k", "v", 2, 2, 1, 0}, k3{"k", "v", 2, 3, 2, 0}, l3{"l", "v", 3, 3, 1, 0};
   auto refusal = [](const std::vector<std::string>& payloads) -> std::string {

@@ -71,8 +71,8 @@ struct Shared {
 
 }  // namespace
 
-// Locks are taken in this order: watcher.take_mutex, match_turn, match_mutex, table_mutex, watcher.mutex, ready_mutex or
-// shared_mutex.
+// Locks are taken in this order: watcher.take_mutex, match_turn, match_mutex, table_mutex, watcher.mutex, ready_mutex
+// or shared_mutex.
 struct WatchHub::Impl {
   // A mutex that is let go and taken again at once, as Sweep does between slices, starves who else waits for it: so who
   // wants match_mutex queues at match_turn.

@@ -29,7 +29,7 @@ from fastkv._cpp cimport (
     Answers, AppendBytes, AppendPutOp, Backend, Code, Command, CommandResult, CommandSpan, Db, DbOptions, DbStats,
     DeletedOf, EntryKind, EntrySpan, EpochGuard, ForkGeneration, HardState, HubBatch, KeyRange, LeaseInfo, LogEntry,
     MakeBackend, MakeLogLine, OwnedEntry, Record, RecordKeyValue, Replica, SnapshotReader, SnapshotWriter, Status,
-    WatchForks, WatchHub, WatchSpec, kIndexMax, kTermMax, string_view,
+    Validate, WatchForks, WatchHub, WatchSpec, kIndexMax, kTermMax, string_view,
 )
 
 from fastkv import errors
@@ -313,7 +313,7 @@ cdef class NativeEngine:
         return {
             "keys": stats.store.keys, "records": stats.store.records, "revision": db.store().revision(),
             "compact_revision": db.store().compact_revision(), "applied_index": stats.applied_index,
-            "term": stats.term, "leases": stats.store.leases, "watchers": stats.watchers,
+            "last_index": stats.last_index, "term": stats.term, "leases": stats.store.leases, "watchers": stats.watchers,
             "memory_bytes": stats.store.memory_bytes, "log_bytes": stats.log_bytes,
             "checkpoint_bytes": stats.checkpoint_bytes, "checkpoint_index": stats.checkpoint_index,
             "syncs": stats.syncs, "batches": stats.batches, "commands": stats.commands,
@@ -766,6 +766,12 @@ cdef class NativeEngine:
             status = replica.Sync()
         if not status.ok():
             self._raise(status)
+
+    def validate(self, uint64_t tag, payload):
+        cdef Db* db = self._open()
+        self._replica()
+        payload = _owned(payload)
+        return <int>Validate(tag, _view(payload), db.limits())
 
     def apply(self, entries, membership=None):
         cdef Replica* replica = self._replica()

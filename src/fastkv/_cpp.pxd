@@ -88,6 +88,8 @@ cdef extern from "mvcc/store.h" namespace "fastkv" nogil:
         int64_t max_txn_ops
         int64_t max_request_bytes
 
+    Code Validate(uint64_t, string_view, const Limits&) except +
+
     cdef cppclass LeaseInfo "fastkv::Store::LeaseInfo":
         int64_t id
         int64_t ttl
@@ -251,6 +253,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
     cdef cppclass DbStats "fastkv::Db::Stats":
         StoreStats store
         uint64_t applied_index
+        uint64_t last_index
         uint64_t term
         uint64_t watchers
         uint64_t log_bytes
@@ -267,6 +270,7 @@ cdef extern from "db/db.h" namespace "fastkv" nogil:
         Store& store()
         WatchHub& hub()
         Replica* replica()
+        const Limits& limits()
         Status Commit(CommandSpan, vector[CommandResult]*) except +
         Status CommitOne(uint64_t, string_view, CommandResult*) except +
         Status Put(string_view, string_view, int64_t, CommandResult*) except +

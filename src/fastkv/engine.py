@@ -102,8 +102,10 @@ class Engine(Protocol):
         """What response headers carry (0 = omitted, as in an embedded store)."""
 
     def stats(self) -> dict[str, int]:
-        """keys, records, revision, compact_revision, applied_index, term, leases, watchers, memory_bytes (records +
-        index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands."""
+        """keys, records, revision, compact_revision, applied_index, last_index (of the log; what is behind
+        applied_index a member does not know to be committed, or has yet to apply), term, leases, watchers, memory_bytes
+        (records + index), log_bytes, checkpoint_bytes, checkpoint_index, syncs, batches, commands.
+        """
 
     def sync_times(self) -> tuple[list[int], float]:
         """How many syncs of the log took up to 1 ms, 2 ms, 4 ms ... 8.192 s, and longer; their sum in seconds."""
@@ -242,32 +244,33 @@ class SnapshotWriter(Protocol):
 
 class ReplicatedEngine(Engine, Protocol):
     """
-    An engine opened with Options(replicated=True), and a path: what it applies comes through Raft (fastkv.raft), which a
-    node drives with it. `commit`, `put`, `delete` and `put_many` raise ReadOnlyError unless it is alone (`set_alone`); all
-    else is as it was.
+    An engine opened with Options(replicated=True), and a path: what it applies comes through Raft (fastkv.raft),
+    which a node drives with it. `commit`, `put`, `delete` and `put_many` raise ReadOnlyError unless it is alone
+    (`set_alone`); all else is as it was.
 
         ready = node.ready()
         engine.log_append(ready.entries, ready.hard_state, alone)     one write
         engine.log_sync()                                             in a thread; then node.persisted(ready.number)
         engine.apply(ready.committed)                                 in another; then node.applied(last index)
 
-    An entry is (term, index, kind, data), as fastkv.raft.messages.Entry; data of a NORMAL one is a batch (docs/format.md).
+    An entry is (term, index, kind, data), as fastkv.raft.messages.Entry; data of a NORMAL one is a batch
+    (docs/format.md) of commands that `validate` had nothing against, where they were proposed.
 
-    At open the newest checkpoint is loaded, and the entries behind it that are known to be committed are applied up to
-    the first CONF_CHANGE. `applied_index` says how far that was and belongs into raft's Config.applied; entries behind it
-    are the node's to apply. Known to be committed is what the newest hard state's commit covers; or everything, if its
-    `alone` was set (up to the next CONF_CHANGE) or if the log was written without Raft.
+    At open the newest checkpoint is loaded, and the entries behind it that are known to be committed are applied up
+    to the first CONF_CHANGE. `applied_index` says how far that was and belongs into raft's Config.applied; entries
+    behind it are the node's to apply. Known to be committed is what the newest hard state's commit covers; or
+    everything, if its `alone` was set (up to the next CONF_CHANGE) or if the log was written without Raft.
 
-    The same directory without `replicated`: opens if its last writer was alone or used no Raft; FormatError for a member
-    of several, and where the log behind the newest checkpoint changes the membership, which only the node understands;
-    but readonly, which shows the state up to the commit index.
+    The same directory without `replicated`: opens if its last writer was alone or used no Raft; FormatError for a
+    member of several, and where the log behind the newest checkpoint changes the membership, which only the node
+    understands; but readonly, which shows the state up to the commit index.
 
     Invariants:
     * An entry is applied once, in order and as the log holds it; entries at or below applied_index are never cut.
     * applied_index, state and membership change together; a checkpoint holds all three as of one index.
     * `apply` waits for no sync and `log_append` for no apply. One thread at a time appends, one applies.
-    * A broken invariant and a failed sync poison, as in Engine; a full disk raises QuotaError, and the same append may be
-      made again.
+    * A broken invariant and a failed sync poison, as in Engine; a full disk raises QuotaError, and the same append
+      may be made again.
     """
 
     @property
@@ -312,18 +315,23 @@ class ReplicatedEngine(Engine, Protocol):
         alone: bool = False,
     ) -> None:
         """
-        Consecutive entries and, behind them, the hard state, in one write; not durable before log_sync. An index at or
-        below log_last cuts the log there first. InvalidRequestError (MALFORMED), and nothing written: a NORMAL entry that
-        is no batch of commands.
+        Consecutive entries and, behind them, the hard state, in one write; not durable before log_sync. An index at
+        or below log_last cuts the log there first. InvalidRequestError (MALFORMED), and nothing written: a NORMAL
+        entry that is no batch of commands.
 
-        alone: this member is the only voter. Then whatever is durable is committed, and the log says so with every write,
-        so that the directory can be opened without Raft. Left out by itself while a CONF_CHANGE waits to be applied.
+        alone: this member is the only voter. Then whatever is durable is committed, and the log says so with every
+        write, so that the directory can be opened without Raft. Left out by itself while a CONF_CHANGE waits to be
+        applied.
         """
 
     def log_sync(self) -> None:
         """Make all that was appended before durable. Without the GIL, beside log_append and apply."""
 
     # -- applying ---------------------------------------------------------------------------------------------
+    def validate(self, tag: int, payload: bytes) -> int:
+        """0, or the number of the client's error that needs no state to be found. Before a command is proposed: when it
+        is applied it is not asked again, because limits are flags."""
+
     def apply(
         self, entries: Sequence[tuple[int, int, int, bytes]], membership: bytes | None = None
     ) -> list[tuple[int, list[tuple[int, bytes]]]]:
@@ -348,10 +356,10 @@ class ReplicatedEngine(Engine, Protocol):
 
     def snapshot_install(self, snapshot: SnapshotWriter) -> None:
         """
-        A finished one, which must be ahead of applied_index (else StorageError, NOT_FOUND), takes the place of all that
-        this engine holds but its meta: it becomes the newest checkpoint, the log goes on behind it, reads and watches go
-        on in the new state; who needs a revision that is compacted there is told so. Durable on return; may be tried
-        again after QuotaError.
+        A finished one, which must be ahead of applied_index (else StorageError, NOT_FOUND), takes the place of all
+        that this engine holds but its meta: it becomes the newest checkpoint, the log goes on behind it, reads and
+        watches go on in the new state; who needs a revision that is compacted there is told so. Durable on return;
+        may be tried again after QuotaError.
         """
 
 

@@ -204,9 +204,9 @@ class DeadlineError(Error):
 
 
 class TooManyRequestsError(Error):
-    """More requests wait than are let in; nothing was done."""
+    """More requests wait than are let in; nothing was done. The gRPC code is etcd's, which clients have learned."""
 
-    code = GrpcCode.RESOURCE_EXHAUSTED
+    code = GrpcCode.UNKNOWN
     retryable = True
 
 

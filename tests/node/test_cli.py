@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fastkv import engine
+from fastkv import engine, errors
+from fastkv.python import log, recovery
 from fastkv.rpc.wire import bytes_field, int_field
 from node.harness import DEADLINE_S, environment, run_cli
 
@@ -108,6 +110,65 @@ def test_dump_goes_on_up_to_the_damage(directory: Path) -> None:
     assert "damaged or torn" in ran.stdout
     assert "compact 3" not in ran.stdout
     assert "the keys cannot be shown" in ran.stderr
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Path:
+    """A member of a cluster, killed: a change of membership, an entry that is not known to be committed."""
+    path = tmp_path / "data"
+    store = engine.load()(str(path), engine.Options(replicated=True))
+    store.write_meta(b"member 7")
+    store.set_membership(b"two members")
+    put = bytes(16) + bytes((engine.PUT, 6)) + bytes_field(1, b"a") + bytes_field(2, b"1")
+    entries = [(3, 1, 0, b"\x07" + put[1:]), (3, 2, 1, b"add 8"), (4, 3, 2, b""), (4, 4, 0, put)]
+    store.log_append(entries, (4, 7, 3))
+    left = tmp_path / "left"
+    shutil.copytree(path, left)
+    store.close()
+    return left
+
+
+def test_check_of_a_member_tells_what_is_not_known_to_be_committed(member: Path) -> None:
+    ran = run_cli("check", str(member))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.endswith("applied index 3; 1 entries behind it are not known to be committed\n")
+
+
+@pytest.mark.parametrize("name", ["native", "python"])
+def test_an_uncommitted_entry_that_is_no_batch_is_damage(name: str, member: Path) -> None:
+    """Whose checksum is right: no fastkv has written it."""
+    found = recovery.scan(str(member / "log"))
+    damaged = log.Log(str(member / "log"), found.end, found.durable, 4, (1 << 20, 1 << 20), False)
+    damaged.append_entry(4, 5, b"short")
+    damaged.close()
+    with pytest.raises(errors.CorruptError, match=r"entry.*is not a batch"):
+        engine.load(name)(str(member), engine.Options(readonly=True))
+    assert "is not a batch" in run_cli("check", str(member)).stderr
+    assert "5 bytes that are no batch" in run_cli("dump", str(member)).stdout
+
+
+def test_dump_shows_what_a_member_keeps(member: Path) -> None:
+    ran = run_cli("dump", str(member))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for text in (
+        'meta: "member 7"',
+        "checkpoint at index 0, term 0",
+        'membership: "two members"',
+        "entry: term 3, index 1 batch 0 of 7\n",
+        'put "a" = "1"\n',
+        'entry: term 3, index 2, change of membership: "add 8"',
+        "entry: term 4, index 3, empty",
+        "entry: term 4, index 4\n",
+        "hard state: term 4, vote 7, commit 3\n",
+        "keys at revision 2",
+    ):
+        assert text in ran.stdout, text
+    alone = engine.load()(str(member), engine.Options(replicated=True))
+    alone.apply([(3, 2, 1, b"add 8"), (4, 3, 2, b"")], b"two members")
+    alone.apply(alone.log_entries(4, 5, 1 << 20))
+    alone.set_alone(True)
+    alone.close()
+    assert "hard state: term 4, vote 7, commit 4, alone" in run_cli("dump", str(member)).stdout
 
 
 def test_the_command_tells_its_version_and_its_subcommands() -> None:

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from fastkv.rpc.wire import bytes_field, int_field, message_field
-from node.harness import DEADLINE_S, KV, LEASE, MAINTENANCE, WATCH, NodeProcess, grant
+from node.harness import DEADLINE_S, INSECURELY, KV, LEASE, MAINTENANCE, WATCH, NodeProcess, grant
 from support.certificates import Authority
 
 StartNode = Callable[..., NodeProcess]
@@ -205,6 +205,18 @@ def test_a_port_of_its_own_has_metrics_and_probes_only(start_node: StartNode) ->
     for path in ("/version", "/debug/vars", "/v3/kv/range", "/"):
         assert get(address, path)[:2] == (404, "404 page not found\n"), path
     assert get(node.address, "/metrics")[0] == 200, "the client port has them too"
+
+
+def test_http_on_a_port_of_its_own_leaves_grpc_alone_on_the_other(start_node: StartNode) -> None:
+    node = start_node("--listen-client-http-urls=http://127.0.0.1:0")
+    assert node.wait_log(INSECURELY)["traffic"] == "grpc"
+    line = node.wait_line(lambda line: line["msg"] == INSECURELY and line["traffic"] == "http")
+    for path in ("/health", "/version", "/metrics", "/readyz"):
+        assert get(line["address"], path)[0] == 200, path
+    assert node.put(b"k", b"v") == 2
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        node.http("GET", "/health")
+    assert "--listen-client-http-urls" in node.wait_log("rejected connection on client endpoint")["error"]
 
 
 def test_probes_without_a_certificate_where_clients_need_one(start_node: StartNode, tmp_path: Path) -> None:

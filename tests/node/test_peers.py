@@ -84,6 +84,20 @@ def test_a_cut_connection_comes_back_and_is_reported_once() -> None:
     run(test())
 
 
+def test_a_member_that_calls_is_called_back_at_once() -> None:
+    async def test() -> None:
+        limits = dataclasses.replace(QUICK, backoff_min_s=600.0, backoff_max_s=600.0)
+        one, two = Site(1, limits), Site(2)
+        async with running(one, introduce=False):
+            one.peers.set_members({2: [two.url]})
+            await until(lambda: sum("cannot connect" in line for line in one.log.lines) == 1, "tried")
+            async with running(two, introduce=False):
+                two.peers.set_members({1: [one.url]})
+                await until(lambda: one.connected(2) and two.connected(1), "both ways")
+
+    run(test())
+
+
 def test_messages_to_a_member_that_is_down_are_dropped_and_reported_once() -> None:
     async def test() -> None:
         one, two = Site(1), Site(2)
@@ -186,11 +200,11 @@ def test_half_open_connections_are_found_by_both_sides() -> None:
 
 def test_an_idle_connection_stays() -> None:
     async def test() -> None:
-        limits = dataclasses.replace(QUICK, ping_interval_s=0.02, silence_s=1.0)
+        limits = dataclasses.replace(QUICK, ping_interval_s=0.02, silence_s=0.5)
         one, two = Site(1, limits), Site(2, limits)
         async with running(one, two):
             loop = asyncio.get_running_loop()
-            end = loop.time() + 2.0
+            end = loop.time() + 1.2
             await until(lambda: loop.time() > end)
             assert one.node.activity == [(2, True)] and two.node.activity == [(1, True)]
 
@@ -203,6 +217,7 @@ def test_members_change_their_urls() -> None:
         async with running(one, two), Proxy(two.port) as proxy:
             one.peers.set_members({2: [proxy.url], 1: [one.url]})
             await until(lambda: proxy.connections == 2 and one.connected(2), "connected by the new way")
+            assert one.node.activity == [(2, True), (2, False), (2, True)] and one.node.lost == []
             one.peers.send([heartbeat(1, 2, 1)])
             await until(lambda: two.node.messages, "arrived")
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import threading
 
+from fastkv.errors import QuotaError
 from fastkv.server.peers import SnapshotSink
 from node.peers_harness import (
     QUICK,
@@ -128,16 +129,22 @@ def test_a_disk_that_refuses_the_snapshot_ends_it() -> None:
         def make_sink(self) -> Sink:
             return FullSink()
 
+    class NoDiskNode(FakeNode):
+        def make_sink(self) -> Sink:
+            raise QuotaError("no space left on device")
+
     class FailingSource(Source):
         def read(self, offset: int, length: int) -> bytes:
             raise OSError(5, "Input/output error")
 
     async def test() -> None:
-        one, two = Site(1), Site(2, node=FullNode())
-        async with running(one, two):
+        one, two, three = Site(1), Site(2, node=FullNode()), Site(3, node=NoDiskNode())
+        async with running(one, two, three):
             assert not await one.peers.send_snapshot(snapshot(1, 2), Source(6 * MIB))
             assert two.log.has("a snapshot that arrived is of no use", "no space left on device")
             assert two.node.sinks[0].aborted and two.node.finished == []
+            assert not await one.peers.send_snapshot(snapshot(1, 3), Source(MIB))
+            assert three.log.has("cannot take in a snapshot", "no space left on device")
             assert not await one.peers.send_snapshot(snapshot(1, 2), FailingSource(MIB))
             assert one.log.has("cannot read the snapshot", "input/output error")
 
@@ -210,6 +217,45 @@ def test_an_abandoned_snapshot_is_aborted_on_both_sides() -> None:
             proxy.cut()
             await until(lambda: two.node.sinks[0].aborted, "aborted")
             assert two.log.has("gave up a snapshot that arrived in part")
+
+    run(test())
+
+
+def test_a_fault_while_writing_neither_hangs_nor_is_silent() -> None:
+    class FaultySink(Sink):
+        def write(self, data: bytes) -> None:
+            raise ZeroDivisionError("a fault of the sink")
+
+    class FaultyNode(FakeNode):
+        def make_sink(self) -> Sink:
+            return FaultySink() if len(self.sinks) < 3 else Sink()
+
+    async def test() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+        one, two = Site(1), Site(2, node=FaultyNode())
+        async with running(one, two):
+            assert await one.peers.send_snapshot(snapshot(1, 2), Source(MIB))
+            assert len(faults) == 3 and all(isinstance(fault, ZeroDivisionError) for fault in faults)
+            assert [sink.aborted for sink in two.node.sinks] == [True, True, True, False]
+
+    run(test())
+
+
+def test_attempts_that_get_no_further_come_to_an_end() -> None:
+    class ForgetfulNode(FakeNode):
+        async def snapshot_done(self, message: object, sink: SnapshotSink) -> bool:
+            for inbound in list(two.peers._inbound.values()):
+                inbound.connection.cut("again and again, at the end")
+            return True
+
+    limits = dataclasses.replace(QUICK, snapshot_patience_s=0.3)
+    one, two = Site(1, limits), Site(2, limits, node=ForgetfulNode())
+
+    async def test() -> None:
+        async with running(one, two):
+            assert not await one.peers.send_snapshot(snapshot(1, 2), Source(MIB))
+            assert len(two.node.sinks) > 1 and one.log.has("gave up sending a snapshot")
 
     run(test())
 

@@ -6,16 +6,19 @@ What takes long is made so: a program that runs in the node's process lets a cal
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import grpc
 import pytest
 
 import fastkv
-from node.harness import DEADLINE_S, KV, NodeProcess, bytes_field
+from fastkv.rpc.wire import Message
+from node.harness import CHANNEL_OPTIONS, DEADLINE_S, KV, NodeProcess, bytes_field, revision_of
 
 STOP_S = 2.0
 UNDER_WAY = "the process ends under a read or a disk that takes long; the log holds every acknowledged write"
@@ -107,11 +110,12 @@ def test_a_stop_writes_no_checkpoint(start_node, tmp_path: Path) -> None:
     with fastkv.open(tmp_path / "data", sync=False, checkpoint_bytes=1 << 40) as db:
         db.put("first", "1")
     node = start_node()
+    taken_over = list((tmp_path / "data" / "checkpoint").iterdir())  # who is a member from now on
     value = bytes(1 << 20)
     for number in range(20):
         node.put(b"%d" % number, value)
     assert stop(node) < STOP_S
-    assert list((tmp_path / "data" / "checkpoint").iterdir()) == []
+    assert list((tmp_path / "data" / "checkpoint").iterdir()) == taken_over
     assert not [line for line in node.lines if line["level"] in ("error", "fatal")]
     node = start_node()
     assert node.value(b"first") == b"1" and node.value(b"19") == value
@@ -124,3 +128,64 @@ def test_a_stop_during_a_compaction_is_no_failure(start_node) -> None:
     node.ok(KV, "Compact", b"\x08\x14")
     assert stop(node) < STOP_S
     assert not [line for line in node.lines if line["level"] in ("error", "fatal")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_end_under_load_loses_no_acknowledged_write(start_node, tmp_path: Path, number: signal.Signals) -> None:
+    """
+    Writers on several connections put until the node is gone. What was answered is there afterwards, with its
+    revision; what was not may be there or not.
+    """
+    node = start_node()
+    writers, in_flight = 4, 8
+    acknowledged: list[dict[bytes, int]] = [{} for _ in range(writers)]
+    unexpected: list[str] = []
+    enough = threading.Event()
+
+    def write(writer: int) -> None:
+        with grpc.insecure_channel(node.address, CHANNEL_OPTIONS) as channel:
+            put = channel.unary_unary(f"/{KV}/Put")
+            calls: deque[tuple[bytes, grpc.Future]] = deque()
+            for count in itertools.count():
+                key = b"%d/%d" % (writer, count)
+                calls.append((key, put.future(bytes_field(1, key) + bytes_field(2, key * 50), timeout=DEADLINE_S)))
+                if len(calls) < in_flight:
+                    continue
+                key, call = calls.popleft()
+                error = call.exception()
+                if error is None:
+                    acknowledged[writer][key] = revision_of(Message(call.result()))
+                    if len(acknowledged[writer]) == 50:
+                        enough.set()
+                elif error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    # The others are still looked at: they may have been answered.
+                    for key, call in calls:
+                        if call.exception() is None:
+                            acknowledged[writer][key] = revision_of(Message(call.result()))
+                    return
+                else:
+                    unexpected.append(f"{error.code()} {error.details()}")
+                    return
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
+    for thread in threads:
+        thread.start()
+    assert enough.wait(DEADLINE_S)
+    if number == signal.SIGTERM:
+        assert stop(node) < STOP_S
+    else:
+        node.process.kill()
+        node.process.wait(DEADLINE_S)
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    assert unexpected == []
+    after = start_node()
+    found = {Message(kv).data(1): Message(kv) for kv in after.get(b"\0", bytes_field(2, b"\0")).all(2)}
+    total = 0
+    for known in acknowledged:
+        for key, revision in known.items():
+            assert key in found, f"{key!r} was acknowledged at revision {revision} and is gone"
+            assert found[key].number(3) == revision and found[key].data(5) == key * 50
+        total += len(known)
+    assert total >= 50

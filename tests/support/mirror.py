@@ -20,7 +20,17 @@ from fastkv import engine as protocol
 from fastkv.errors import Code, Error
 from support.protos import rpc
 
-STATS = ("keys", "revision", "compact_revision", "applied_index", "term", "leases", "watchers", "commands")
+STATS = (
+    "keys",
+    "revision",
+    "compact_revision",
+    "applied_index",
+    "last_index",
+    "term",
+    "leases",
+    "watchers",
+    "commands",
+)
 COMMIT_NAMES = {
     protocol.PUT: "PutRequest",
     protocol.DELETE_RANGE: "DeleteRangeRequest",

@@ -1,8 +1,9 @@
 """
 The replicated protocol of an engine (engine.py, ReplicatedEngine), promise by promise, on both engines.
 
-Method: a test drives an engine by hand as a node would; what a crash leaves is a copy of the directory taken while the
-engine is open. Power loss is tested in C++ (replica_power_loss_test), random sequences are in differential/test_replicas.
+Method: a test drives an engine by hand as a node would; what a crash leaves is a copy of the directory taken while
+the engine is open. Power loss is tested in C++ (replica_power_loss_test), random sequences are in
+differential/test_replicas.
 """
 
 from __future__ import annotations

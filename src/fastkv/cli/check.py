@@ -33,7 +33,9 @@ def command(directory: str) -> None:
     if wrong:
         click.echo(f"{directory}: {len(wrong)} things are wrong", err=True)
         sys.exit(1)
+    uncommitted = stats["last_index"] - stats["applied_index"]
     click.echo(
         f"{directory}: sound; revision {stats['revision']}, {stats['keys']} keys, {stats['records']} records, "
         f"{stats['leases']} leases, applied index {stats['applied_index']}"
+        + (f"; {uncommitted} entries behind it are not known to be committed" if uncommitted > 0 else "")
     )

@@ -18,7 +18,7 @@ import click
 
 from fastkv import engine
 from fastkv.errors import Code, Error
-from fastkv.python import checkpoint, log, wire
+from fastkv.python import checkpoint, log, payloads, wire
 from fastkv.types import KeyValue
 
 SHOWN_BYTES, META_SHOWN_BYTES = 64, 4096
@@ -74,14 +74,10 @@ def _dump_segment(path: Path) -> bool:
 def _record_lines(record: log.LogRecord) -> Iterator[str]:
     payload = record.payload
     match record.type:
-        case log.ENTRY if len(payload) >= 32:
-            term, index, origin, sequence = struct.unpack_from("<QQQQ", payload)
-            batch = f" batch {sequence} of {origin:x}" if origin else ""
-            yield f"#{record.number} entry: term {term}, index {index}{batch}"
-            yield from (f"    {command}" for command in _commands(payload[32:]))
+        case log.ENTRY if len(payload) >= 16:
+            yield from _entry_lines(record.number, payload)
         case log.HARD_STATE if len(payload) == 24:
-            term, vote, commit = struct.unpack("<QQQ", payload)
-            yield f"#{record.number} hard state: term {term}, vote {vote:x}, commit {commit}"
+            yield f"#{record.number} hard state: {_hard_state(payload)}"
         case log.SNAPSHOT if len(payload) == 16:
             index, term = struct.unpack("<QQ", payload)
             yield f"#{record.number} snapshot: index {index}, term {term}"
@@ -91,6 +87,32 @@ def _record_lines(record: log.LogRecord) -> Iterator[str]:
             yield f"#{record.number} meta: {_text(payload, META_SHOWN_BYTES)}"
         case _:
             yield f"#{record.number} type {record.type}, {len(payload)} bytes"
+
+
+def _entry_lines(number: int, payload: bytes) -> Iterator[str]:
+    try:
+        entry = payloads.Entry.decode(payload)
+    except ValueError as reason:
+        yield f"#{number} entry that no fastkv has written: {reason}"
+        return
+    where = f"#{number} entry: term {entry.term}, index {entry.index}"
+    match entry.kind:
+        case payloads.CONF_CHANGE:
+            yield f"{where}, change of membership: {_text(entry.data)}"
+        case payloads.EMPTY:
+            yield f"{where}, empty"
+        case _ if entry.batch_id is None:
+            yield f"{where}: {len(entry.data)} bytes that are no batch"
+        case _:
+            origin, sequence = entry.batch_id
+            yield where + (f" batch {sequence} of {origin:x}" if origin else "")
+            yield from (f"    {command}" for command in _commands(entry.data[16:]))
+
+
+def _hard_state(payload: bytes) -> str:
+    state = payloads.HardState.decode(payload)
+    alone = ", alone: all behind it is committed too" if state.alone else ""
+    return f"term {state.term}, vote {state.vote:x}, commit {state.commit}{alone}"
 
 
 def _commands(batch: bytes) -> Iterator[str]:
@@ -186,6 +208,12 @@ def _dump_checkpoint(path: Path) -> bool:
         f"{picture.compact_revision}: {len(picture.chains)} keys, {sum(map(len, picture.chains))} records, "
         f"{len(picture.leases)} leases"
     )
+    if picture.meta:
+        click.echo(f"  meta: {_text(picture.meta, META_SHOWN_BYTES)}")
+    if picture.hard_state:
+        click.echo(f"  hard state: {_hard_state(picture.hard_state)}")
+    if picture.membership:
+        click.echo(f"  membership: {_text(picture.membership, META_SHOWN_BYTES)}")
     return True
 
 

@@ -148,6 +148,7 @@ class PythonEngine:
                 "revision": self._store.revision,
                 "compact_revision": self._store.compact_revision,
                 "applied_index": self._applied_index,
+                "last_index": self._applied_index,
                 "term": self._term,
                 "leases": len(self._store.leases),
                 "watchers": len(self._hub),
@@ -538,6 +539,10 @@ class PythonEngine:
     def log_sync(self) -> None:
         self._raft()
         self.sync()
+
+    def validate(self, tag: int, payload: bytes) -> int:
+        self._raft()
+        return _prepare(tag, payload, self.options)[0]
 
     def apply(
         self, entries: Sequence[tuple[int, int, int, bytes]], membership: bytes | None = None

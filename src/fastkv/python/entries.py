@@ -53,8 +53,8 @@ class EntryTable:
 
     def go_on_after(self, index: int, term: int) -> None:
         """
-        The next entry is index + 1. What is here up to index stays only if it ends with this term: else it is of another
-        history.
+        The next entry is index + 1. What is here up to index stays only if it ends with this term: else it is of
+        another history.
         """
         kept = index + 1 - self.first_index if self.term(index) == term else 0
         with self._changing:

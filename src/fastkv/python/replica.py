@@ -74,8 +74,7 @@ class Replica:
         engine._check_writable()
         for entry in entries:
             if entry.kind == NORMAL and not _is_batch(entry.data):
-                text = f"fastkv: entry {entry.index} is not a batch of commands"
-                raise errors.from_code(Code.MALFORMED, text)
+                raise errors.from_code(Code.MALFORMED, f"entry {entry.index} is not a batch of commands")
         storage = self._storage
         with engine._writing:
             engine._check_writable()

@@ -195,8 +195,9 @@ class Storage:
                 recovered.conf_changes.append(entry.index)
                 going_on = going_on and not replicated  # what it means only the node knows: it applies the rest
             going_on = going_on and covered
+            commands = _commands(entry, place)
             if going_on:
-                _apply(store, entry, place)
+                _apply(store, commands)
                 recovered.index, recovered.term = entry.index, max(recovered.term, entry.term)
         if replicated:
             recovered.state = _worth(state, max(commit, recovered.index), replay)
@@ -297,6 +298,7 @@ class Storage:
 
     def stats(self) -> dict[str, int]:
         return {
+            "last_index": self.log.table.last_index,
             "log_bytes": self.log_bytes,
             "checkpoint_bytes": self.checkpoint_bytes,
             "checkpoint_index": self.checkpoint_index,
@@ -335,13 +337,16 @@ def _worth(state: HardState, commit: int, replay: Replay) -> HardState:
     return state._replace(commit=commit)
 
 
-def _apply(store: Store, entry: Entry, place: Place) -> None:
+def _commands(entry: Entry, place: Place) -> list[tuple[int, bytes]]:
     if entry.kind != NORMAL:
-        return
+        return []
     try:
-        commands = decode_batch(entry.data)
+        return decode_batch(entry.data)
     except (ValueError, errors.InvalidRequestError) as error:
         raise place.corrupt(f"the entry is not a batch ({error})") from error
+
+
+def _apply(store: Store, commands: list[tuple[int, bytes]]) -> None:
     for tag, payload in commands:
         try:
             store.apply(validate.parse(tag, payload))

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import msgpack
 
 from fastkv.raft.messages import (
+    BATCH_HEADER_BYTES,
     Change,
     ChangeKind,
     ConfChange,
@@ -29,7 +30,6 @@ from fastkv.raft.messages import (
     Message,
     Snapshot,
     Transition,
-    batch_origin,
 )
 
 _U64 = 1 << 64
@@ -141,7 +141,14 @@ def _check_shape(data: bytes | memoryview, max_bytes: int) -> None:
         if count > _ENTRIES_MAX:
             _fail(f"{count} entries, the limit is {_ENTRIES_MAX}")
         for _ in range(count):
-            pos = _skip_blob(data, _skip_scalars(data, _skip_list(data, pos, 3)[0], 2))
+            # _skip_list, _skip_scalars and _skip_blob for the usual shape, without the calls: there are many entries.
+            one = _SCALARS[data[pos + 1]]
+            two = _SCALARS[data[pos + 1 + one]]
+            at = pos + 1 + one + two
+            if data[pos] == 0x93 and one and two and data[at] == 0xC4:
+                pos = at + 2 + data[at + 1]
+            else:
+                pos = _skip_blob(data, _skip_scalars(data, _skip_list(data, pos, 3)[0], 2))
         if data[pos] != 0xC0:
             pos = _skip_scalars(data, _skip_list(data, pos, 4)[0], 2)
             pos, _ = _skip_list(data, pos, 5)
@@ -221,21 +228,19 @@ def _list(value: Any, count: int = -1) -> list[Any]:
 
 def _entries(packed: list[Any], index: int, previous_term: int, term: int) -> tuple[Entry, ...]:
     entries = []
+    normal = EntryKind.NORMAL
     for item in packed:
-        entry_term, number, data = _list(item, 3)
-        kind = _ENTRY_KINDS.get(_u64(number))
+        entry_term, number, data = item if type(item) is list and len(item) == 3 else _list(item, 3)
+        kind = normal if number == 0 and type(number) is int else _ENTRY_KINDS.get(_u64(number))
         if kind is None:
             _fail(f"unknown kind of entry {number}")
-        if not previous_term <= _u64(entry_term) <= term:
-            _fail(f"an entry of term {entry_term} behind term {previous_term} in a message of term {term}")
+        if type(entry_term) is not int or not previous_term <= entry_term <= term:
+            _fail(f"an entry of term {_u64(entry_term)} behind term {previous_term} in a message of term {term}")
         previous_term = entry_term
         index += 1
-        entries.append(Entry(entry_term, index, kind, _blob(data)))
-        if data:
-            try:
-                batch_origin(data)
-            except ValueError as error:
-                raise DecodeError(f"raft message: {error}") from error
+        entries.append(Entry(entry_term, index, kind, data if type(data) is bytes else _blob(data)))
+        if 0 < len(data) < BATCH_HEADER_BYTES:
+            _fail(f"a batch of {len(data)} bytes has no header of {BATCH_HEADER_BYTES} bytes")
     return tuple(entries)
 
 

@@ -23,6 +23,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 _HEADER = struct.Struct("<QQ")
+BATCH_HEADER_BYTES = _HEADER.size
 
 NO_MEMBER = 0  # The id that no member has: no leader, no vote, no transferee.
 

@@ -15,7 +15,7 @@ from grpc.aio import EOF, ServicerContext
 from fastkv.errors import Error
 from fastkv.rpc.calls import Bidirectional, ServerStreaming, Unary, answer, check_learner, check_size
 from fastkv.rpc.methods import ABSENT, BIDIRECTIONAL, SERVER_STREAMING, UNARY
-from fastkv.rpc.status import absent_method, as_seen, unknown_method, unknown_service
+from fastkv.rpc.status import absent_method, as_seen, malformed_name, unknown_method, unknown_service
 from fastkv.server.node import Node
 
 Handler = grpc.RpcMethodHandler
@@ -104,6 +104,9 @@ class Services(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         if handler := self._handlers.get(handler_call_details.method):
             return handler
-        service, _, method = handler_call_details.method.removeprefix("/").partition("/")
+        path: str = handler_call_details.method
+        service, slash, method = path.removeprefix("/").rpartition("/")
+        if not slash:
+            return refusing_handler(malformed_name(path))
         known = service in self._services
         return refusing_handler(unknown_method(service, method) if known else unknown_service(service))

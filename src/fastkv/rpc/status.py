@@ -7,6 +7,8 @@ api/v3rpc/rpctypes).
 
 from __future__ import annotations
 
+import json
+
 from fastkv.errors import Code, Error, GrpcCode, from_code
 from fastkv.rpc.wire import Message
 
@@ -132,6 +134,11 @@ def unknown_method(service: str, method: str) -> RpcError:
 
 def unknown_service(service: str) -> RpcError:
     return RpcError(GrpcCode.UNIMPLEMENTED, f"unknown service {service}")
+
+
+def malformed_name(path: str) -> RpcError:
+    """Of a path that is not /service/method."""
+    return RpcError(GrpcCode.UNIMPLEMENTED, f"malformed method name: {json.dumps(path, ensure_ascii=False)}")
 
 
 def absent_method(service: str, method: str) -> RpcError:

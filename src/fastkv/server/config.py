@@ -88,6 +88,7 @@ class Config(NamedTuple):
     log_level: str
     log_format: str
     log_outputs: tuple[str, ...]
+    listen_client_http_urls: tuple[str, ...]
     listen_metrics_urls: tuple[str, ...]
     client_tls: TlsConfig
     peer_tls: TlsConfig
@@ -194,7 +195,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         raise ConfigError(f"unknown log format: {text('log-format')}, supported values json, console")
     if text("log-level") not in LOG_LEVELS:
         raise ConfigError(f'unrecognized level: "{text("log-level")}"')
-    for name in ("listen-peer-urls", "listen-client-urls", "listen-metrics-urls"):
+    for name in ("listen-peer-urls", "listen-client-urls", "listen-client-http-urls", "listen-metrics-urls"):
         for url in urls(name):
             _check_bind(url)
     for name in ("listen-peer-urls", "listen-client-urls", "advertise-client-urls", "initial-advertise-peer-urls"):
@@ -272,6 +273,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         log_level=text("log-level"),
         log_format=text("log-format"),
         log_outputs=tuple(text("log-outputs").split(",")),
+        listen_client_http_urls=urls("listen-client-http-urls"),
         listen_metrics_urls=urls("listen-metrics-urls"),
         client_tls=client_tls,
         peer_tls=peer_tls,
@@ -287,7 +289,7 @@ def _tls(typed: _Typed, suites_given: bool, notes: list[tuple[str, dict[str, obj
         shared = tls_config.common(typed.text("tls-min-version"), typed.text("tls-max-version"), suites)
         client = tls_config.client_port(shared, typed.text, typed.on, years)
         peer = tls_config.peer_port(shared, typed.text, typed.on, years)
-        for url in typed.urls("listen-client-urls"):
+        for url in typed.urls("listen-client-urls") + typed.urls("listen-client-http-urls"):
             for warning in tls_config.check_url(url, client, "--cert-file, --key-file", "client"):
                 notes.append((warning, {"client-url": url}))
         for url in typed.urls("listen-metrics-urls"):

@@ -27,7 +27,7 @@ from fastkv.rpc.services import Services
 from fastkv.server.call_counts import CallCounts
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
-from fastkv.server.listeners import Acceptor, Listener, close
+from fastkv.server.listeners import NOT_HTTP, REJECTED, Acceptor, Listener, address_text, close
 from fastkv.server.metrics import Metrics
 from fastkv.server.node import Node
 from fastkv.server.tls import Contexts
@@ -68,7 +68,7 @@ class Front:
         for listener in self._listeners:
             self._acceptors.append(Acceptor(listener, contexts, self._serve, self._node.log, RELAY_BYTES))
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Accept nothing more, let calls under way end within STOP_GRACE_S, then cut."""
         for acceptor in self._acceptors:
             await acceptor.stop()
@@ -77,6 +77,7 @@ class Front:
             await acceptor.close()
         close(self._listeners)
         shutil.rmtree(self._directory, ignore_errors=True)
+        return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = b""
@@ -93,6 +94,11 @@ class Front:
                 await self._relay(first, reader, writer)
             finally:
                 self._counts.connections -= 1
+            return
+
+        if self._node.config.listen_client_http_urls:
+            address = address_text(writer.get_extra_info("peername"))
+            self._node.log.warn(REJECTED, remote_addr=address, error=NOT_HTTP)
             return
 
         async def write(data: bytes) -> None:

@@ -25,8 +25,8 @@ class AnyFront(Protocol):
     async def serve(self, tls: TlsConfig) -> None:
         """From now on clients are answered."""
 
-    async def close(self) -> None:
-        """Accept nothing more, let calls under way end for a moment, then cut."""
+    async def close(self) -> bool:
+        """Accept nothing more, let calls under way end for a moment, then cut. False: as Node.close."""
 
 
 OpenNode = Callable[[Config, Log, list[Listener]], tuple[Node, AnyFront]]

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fastkv.server.config import Config
 from fastkv.server.flags import split_url
 from fastkv.server.log import Log
 from fastkv.server.tls import HANDSHAKE_TIMEOUT_S, Contexts
@@ -23,6 +24,7 @@ BACKLOG = 1024
 FIRST_BYTE_TIMEOUT_S = 30.0
 ACCEPT_RETRY_S = 0.1  # when the process has no descriptor left
 REJECTED = "rejected connection on client endpoint"
+NOT_HTTP = "the client does not speak HTTP/2; HTTP/1.1 is served at --listen-client-http-urls"
 TLS_HANDSHAKE = b"\x16"  # the first byte of every TLS session
 
 
@@ -45,6 +47,29 @@ class Listener(NamedTuple):
         if isinstance(name, str):
             return name
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+class Ports(NamedTuple):
+    """All that a node listens on for clients."""
+
+    client: list[Listener]
+    http: list[Listener]
+    metrics: list[Listener]
+
+    def close(self) -> None:
+        close([*self.client, *self.http, *self.metrics])
+
+
+def bind_ports(config: Config) -> Ports:
+    """OSError names the address that cannot be had."""
+    bound: list[list[Listener]] = []
+    try:
+        for urls in (config.listen_client_urls, config.listen_client_http_urls, config.listen_metrics_urls):
+            bound.append(bind(urls, config.reuse_port))
+    except OSError:
+        close(listener for listeners in bound for listener in listeners)
+        raise
+    return Ports(*bound)
 
 
 def bind(urls: Sequence[str], reuse_port: bool) -> list[Listener]:
@@ -156,7 +181,7 @@ class Acceptor:
                 self._log.warn("cannot accept a connection", error=reason.strerror)
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            task = self._loop.create_task(self._run(connection, _text_of(address)))
+            task = self._loop.create_task(self._run(connection, address_text(address)))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
 
@@ -232,7 +257,7 @@ def _words(reason: OSError | TimeoutError) -> str:
     return reason.strerror or str(reason) or "it took too long"
 
 
-def _text_of(address: object) -> str:
+def address_text(address: object) -> str:
     if isinstance(address, tuple):
         return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
     return str(address) or "unix"

@@ -25,9 +25,10 @@ from fastkv.errors import Error
 from fastkv.server import self_signed
 from fastkv.server.config import Config, ConfigError
 from fastkv.server.fronts import AnyFront, OpenNode
-from fastkv.server.listeners import Listener, bind, close, hosts
+from fastkv.server.http import answer, answer_metrics_port
+from fastkv.server.http_port import HttpPort
+from fastkv.server.listeners import Ports, bind_ports, hosts
 from fastkv.server.log import Log, go_duration
-from fastkv.server.metrics_port import MetricsPort
 from fastkv.server.node import Node
 from fastkv.server.tls import TlsError, check_files
 from fastkv.server.version import API_VERSION
@@ -44,13 +45,9 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
     existed = os.path.exists(os.path.join(config.data_dir, "FASTKV"))
     log.info("Initialize and start etcd server", data_dir=config.data_dir, dir_type="member" if existed else "empty")
     log.info("configuring client listeners", listen_client_urls=list(config.listen_client_urls))
-    listeners: list[Listener] = []
-    metrics: list[Listener] = []
     try:
-        listeners += bind(config.listen_client_urls, config.reuse_port)
-        metrics += bind(config.listen_metrics_urls, config.reuse_port)
+        ports = bind_ports(config)
     except OSError as reason:
-        close(listeners)
         log.fatal("the client port cannot be opened", error=reason.strerror or str(reason))
         return 1
     try:
@@ -58,7 +55,7 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
         if why_not := _make_directory(config.data_dir):
             log.fatal("the data directory cannot be made", data_dir=config.data_dir, error=why_not)
             return 1
-        code, ended = asyncio.run(_serve(config, log, listeners, metrics, open_node))
+        code, ended = asyncio.run(_serve(config, log, ports, open_node))
     except ConfigError as reason:
         log.at(reason.level, str(reason), **reason.fields)
         return 1
@@ -72,7 +69,7 @@ def run(config: Config, log: Log, arguments: Sequence[str], open_node: OpenNode)
         log.fatal("no engine", error=str(reason))
         return 1
     finally:
-        close([*listeners, *metrics])
+        ports.close()
     if not ended:
         _leave(log, code)
     return code
@@ -97,12 +94,10 @@ def _make_directory(path: str) -> str:
     return ""
 
 
-async def _serve(
-    config: Config, log: Log, listeners: list[Listener], metrics: list[Listener], open_node: OpenNode
-) -> tuple[int, bool]:
+async def _serve(config: Config, log: Log, ports: Ports, open_node: OpenNode) -> tuple[int, bool]:
     """(exit code, whether everything has ended)."""
     loop = asyncio.get_running_loop()
-    node, front = open_node(config, log, listeners)
+    node, front = open_node(config, log, ports.client)
     log.info(
         "starting an etcd server",
         etcd_version=API_VERSION,
@@ -150,44 +145,43 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    metrics_port: MetricsPort | None = None
+    http_ports: list[HttpPort] = []
     try:
         await node.start()
         if not node.stopping.is_set():
-            metrics_port = await _open_to_clients(node, front, config, log, listeners, metrics)
+            http_ports = await _open_to_clients(node, front, config, log, ports)
         await node.stopping.wait()
     finally:
         log.info("closing etcd server", name=config.name, data_dir=config.data_dir)
-        await front.close()
-        if metrics_port is not None:
-            await metrics_port.close()
+        ended = await front.close()
+        for port in http_ports:
+            await port.close()
         try:
-            ended = await node.close()
+            # Not under a front that still uses the store: then the process ends as it is.
+            ended = ended and await node.close()
         except Error as reason:
-            ended = True
             node.fail(reason)
         log.info("closed etcd server", name=config.name, data_dir=config.data_dir)
     return (1 if node.failed else 0), ended
 
 
-async def _open_to_clients(
-    node: Node, front: AnyFront, config: Config, log: Log, listeners: list[Listener], metrics: list[Listener]
-) -> MetricsPort:
+async def _open_to_clients(node: Node, front: AnyFront, config: Config, log: Log, ports: Ports) -> list[HttpPort]:
     fixtures = Path(config.data_dir, "fixtures", "client")
     tls = self_signed.complete(config.client_tls, fixtures, hosts(config.listen_client_urls), log)
-    metrics_port = MetricsPort(node, metrics, tls)
-    for listener in metrics:
+    http_ports = [HttpPort(node, ports.metrics, tls, answer_metrics_port), HttpPort(node, ports.http, tls, answer)]
+    for listener in ports.metrics:
         log.info("serving metrics", address=listener.address)
     await front.serve(tls)
-    for listener in listeners:
+    traffic = "grpc" if ports.http else "grpc+http"
+    for listener, kind in [*((one, traffic) for one in ports.client), *((one, "http") for one in ports.http)]:
         if listener.plain:
             text = "serving client traffic insecurely; this is strongly discouraged!"
-            log.warn(text, traffic="grpc+http", address=listener.address)
+            log.warn(text, traffic=kind, address=listener.address)
         if listener.tls:
-            log.info("serving client traffic securely", traffic="grpc+http", address=listener.address)
+            log.info("serving client traffic securely", traffic=kind, address=listener.address)
     log.info("ready to serve client requests")
     _notify_systemd()
-    return metrics_port
+    return http_ports
 
 
 def _notify_systemd() -> None:

@@ -30,12 +30,13 @@ from fastkv.rpc.calls import ServerStreaming, Unary, answer
 from fastkv.rpc.methods import ABSENT, SERVER_STREAMING, UNARY
 from fastkv.rpc.status import absent_method, as_seen, stopped
 from fastkv.server.alarms import ALARM_NOSPACE
+from fastkv.server.closing import in_time
 from fastkv.server.cluster.own import Sequences
 from fastkv.server.committer import Outcome, Proposal, Writes
 from fastkv.server.config import Config
 from fastkv.server.http import HttpConnection
 from fastkv.server.lessor import Deadlines
-from fastkv.server.listeners import REJECTED, Listener, close
+from fastkv.server.listeners import NOT_HTTP, REJECTED, Listener, close
 from fastkv.server.log import Log
 from fastkv.server.metrics import HELP, MethodCounts, Metrics
 from fastkv.server.node import Node, WatchSink
@@ -45,6 +46,7 @@ HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
 READER_THREADS = 2
 CHUNK_BYTES = 512 << 10  # of a RangeStream
 AT_ONCE_WRITES_MAX = 4  # a turn with no more to do than so many writes commits them itself
+WAITING_WRITES_MAX = 50_000  # beyond, clients are told that there are too many requests
 DRAIN_S = 0.5
 STOP_S = 3600.0  # of a committer whose disk takes long; who waits has a deadline of his own
 HTTP_BYTES = 64 << 10
@@ -86,6 +88,7 @@ class NativeNode(Node):
             lease_ttl_min_s=config.lease_ttl_min_s,
             request_timeout_s=self.request_timeout_s,
             at_once_writes_max=AT_ONCE_WRITES_MAX,
+            waiting_writes_max=WAITING_WRITES_MAX,
             slow_batch_s=config.warning_apply_s,
             slow_call_s=config.warning_request_s,
             fragment_bytes=config.receive_bytes_max,
@@ -333,17 +336,21 @@ class NativeFront:
             keepalive_timeout_s=config.keepalive_timeout_s,
         )
 
-    async def close(self) -> None:
-        """Accept nothing more, let calls under way end within DRAIN_S, then cut."""
-        await asyncio.to_thread(self._hot.drain, DRAIN_S)
+    async def close(self) -> bool:
+        """
+        Accept nothing more, let calls under way end within DRAIN_S, then cut. False: a thread of C++ is in a long
+        read or waits for the disk, and the process must end under it.
+        """
+        await in_time(lambda: self._hot.drain(DRAIN_S), 2 * DRAIN_S)
         ending = [*self._connections, *self._calls.values()]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
-        await asyncio.to_thread(self._hot.stop)
+        ended = await in_time(self._hot.stop)
         close(self._listeners)
         for path in filter(None, self._paths):
             path.unlink(missing_ok=True)
+        return ended
 
     # -- events -----------------------------------------------------------------------------------------------
     def _on_events(self) -> None:
@@ -441,7 +448,12 @@ class NativeFront:
 
     # -- HTTP/1.1 ---------------------------------------------------------------------------------------------
     def _on_http(self, thread: int, call: int, number: int, count: int, address: str) -> None:
-        task = self._loop.create_task(self._serve_http(socket.socket(fileno=number)))
+        connection = socket.socket(fileno=number)
+        if self._node.config.listen_client_http_urls:
+            self._node.log.warn(REJECTED, remote_addr=address, error=NOT_HTTP)
+            connection.close()
+            return
+        task = self._loop.create_task(self._serve_http(connection))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 

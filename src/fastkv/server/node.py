@@ -36,6 +36,7 @@ from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
+from fastkv.server.closing import in_time
 from fastkv.server.cluster import bootstrap, following, peer_port
 from fastkv.server.cluster.cluster import Cluster
 from fastkv.server.cluster.membership import Member
@@ -53,8 +54,6 @@ from fastkv.server.quota import Quota
 
 # etcd's limit on what is committed but not yet applied.
 PROPOSALS_WAITING_MAX = 5000
-# Of each step of `close`: together with the front's they stay below 2 s.
-STOP_STEP_S = 0.5
 FULL_DISK_RETRY_S = 0.2
 
 Result = TypeVar("Result")
@@ -198,9 +197,9 @@ class Node:
         ended = True
         if self.cluster is not None:
             await self.cluster.close()
-            ended = await self._in_time(self.cluster.end)
-        ended = ended and await self._in_time(self._stop_writes) and await self._in_time(self.engine.close)
-        return ended and await self._in_time(self._workers.shutdown)
+            ended = await in_time(self.cluster.end)
+        ended = ended and await in_time(self._stop_writes) and await in_time(self.engine.close)
+        return ended and await in_time(self._workers.shutdown)
 
     def _stop_writes(self) -> None:
         """Called in another thread."""
@@ -210,17 +209,6 @@ class Node:
         """This member is about to stop: somebody else is to lead."""
         if self.cluster is not None and self.failed is None:
             await self.cluster.step_down()
-
-    async def _in_time(self, step: Callable[[], object]) -> bool:
-        """Call it in a thread of its own; whether it has ended within STOP_STEP_S. Raises what it raises."""
-        closer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="closer")
-        try:
-            await asyncio.wait_for(self._loop.run_in_executor(closer, step), STOP_STEP_S)
-        except TimeoutError:
-            return False
-        finally:
-            closer.shutdown(wait=False)
-        return True
 
     async def work(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call what may take long in a worker thread."""
@@ -259,6 +247,11 @@ class Node:
     def leader(self) -> int:
         """Its id; 0: none is known."""
         return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
+
+    @property
+    def leader_changes(self) -> int:
+        """How many leaders it has seen since its start; of a member alone itself."""
+        return 1 if self.cluster is None else self.cluster.leader_changes
 
     @property
     def commit_index(self) -> int:

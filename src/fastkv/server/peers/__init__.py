@@ -15,6 +15,7 @@ connection only answers what came on it.
 from fastkv.server.peers.addresses import Listener, bind, parse
 from fastkv.server.peers.peers import Peers
 from fastkv.server.peers.types import (
+    CheckCertificate,
     Http,
     HttpAnswer,
     Limits,
@@ -23,9 +24,10 @@ from fastkv.server.peers.types import (
     PeerEvents,
     SnapshotSink,
     SnapshotSource,
+    TlsContext,
 )
 
 __all__ = [
     "Peers", "PeerEvents", "PeerError", "LocalIdentity", "Limits", "Listener", "bind", "parse", "Http", "HttpAnswer",
-    "SnapshotSink", "SnapshotSource",
+    "SnapshotSink", "SnapshotSource", "TlsContext", "CheckCertificate",
 ]  # fmt: skip

@@ -23,7 +23,8 @@ from fastkv.server.peers.wire import LENGTH, MAGIC
 
 BUFFER_BYTES = 64 << 10
 BUFFER_KEPT_BYTES = 4 << 20  # a larger one, of a large frame, is given back
-WRITE_BYTES = 1 << 20  # one write: what it does not get rid of is copied once more by the transport
+WRITE_BYTES = 256 << 10  # of small frames joined for one write
+LARGE_BYTES = 64 << 10  # from here on a system call of its own costs less than the copy
 SOCKET_BEHIND_BYTES = 1 << 20  # the transport's own buffer; beyond it what is pushed waits in the queue
 
 
@@ -44,14 +45,23 @@ class Owner(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """The protocol of an asyncio transport, TCP or TLS."""
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, frame_bytes_max: int, *, accepted: bool) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        frame_bytes_max: int,
+        *,
+        accepted: bool,
+        behind_bytes: int = SOCKET_BEHIND_BYTES,
+    ) -> None:
         self.owner = owner
         self.frame_bytes_max = frame_bytes_max
         self.transport: asyncio.Transport | None = None
-        self.received_at = loop.time()  # the last sign of life
+        self.quiet_turns = 0  # how often somebody has looked since the last sign of life
         self.frame_since: float | None = None  # when the frame began of which only a part has come
         self.closing = False
         self._loop = loop
+        self._behind_bytes = behind_bytes
         self._buffer = bytearray(BUFFER_BYTES)
         self._begin = self._end = 0
         self._expects_magic = accepted
@@ -67,8 +77,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.received_at = self._loop.time()
-        transport.set_write_buffer_limits(high=SOCKET_BEHIND_BYTES)
+        transport.set_write_buffer_limits(high=self._behind_bytes)
         self.owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,6 +86,8 @@ class Connection(asyncio.BufferedProtocol):
         self._queue_bytes = 0
         self._wake_drained()
         self.owner.lost(self, self._reason or exc)
+        self._buffer = bytearray(1)  # owner and connection name each other: this must not wait for the collector
+        self._begin = self._end = 0
 
     def eof_received(self) -> bool:
         return False
@@ -93,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._end += nbytes
-        self.received_at = self._loop.time()
+        self.quiet_turns = 0
         if self.closing:
             self._begin = self._end = 0
             return
@@ -155,7 +166,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._buffer = bytearray(BUFFER_BYTES)
             return
         if self.frame_since is None:
-            self.frame_since = self.received_at
+            self.frame_since = self._loop.time()
         needed = LENGTH.size + (LENGTH.unpack_from(self._buffer, begin)[0] if have >= LENGTH.size else 0)
         if begin + needed <= size and end < size:
             return
@@ -200,14 +211,14 @@ class Connection(asyncio.BufferedProtocol):
             assert self.transport is not None
             first = queue.popleft()
             size = len(first)
-            if not queue or size >= WRITE_BYTES:
+            if not queue or size >= LARGE_BYTES:
                 self.transport.write(first)
             else:
                 parts = [first]
-                while queue and size < WRITE_BYTES:
+                while queue and size < WRITE_BYTES and len(queue[0]) < LARGE_BYTES:
                     parts.append(queue.popleft())
                     size += len(parts[-1])
-                self.transport.writelines(parts)
+                self.transport.write(b"".join(parts))
             self._queue_bytes -= size
         if self._drained is not None and self._writable:
             self._wake_drained()
@@ -233,6 +244,14 @@ class Connection(asyncio.BufferedProtocol):
     def resume(self) -> None:
         if self.transport is not None and not self.closing:
             self.transport.resume_reading()
+
+    def is_silent(self, interval_s: float, silence_s: float) -> bool:
+        """
+        To be asked every interval_s: whether nothing has come for silence_s. Turns are counted, not time: a process
+        that was stopped, or held up, must not take its own absence for the others'.
+        """
+        self.quiet_turns += 1
+        return self.quiet_turns * interval_s > silence_s
 
     # -- the end ----------------------------------------------------------------------------------------------
     def cut(self, reason: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from dataclasses import dataclass
 
 from fastkv.server.peers.reasons import QuietLog
-from fastkv.server.peers.types import Limits, LocalIdentity, PeerEvents
+from fastkv.server.peers.types import CheckCertificate, Limits, LocalIdentity, PeerEvents, TlsContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +18,6 @@ class Context:
     events: PeerEvents
     log: QuietLog
     rng: random.Random
-    client_tls: ssl.SSLContext | None
-    server_tls: ssl.SSLContext | None
+    client_tls: TlsContext | None
+    server_tls: TlsContext | None
+    check_certificate: CheckCertificate | None

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from fastkv.raft.codec import DecodeError
 from fastkv.server.peers import addresses
-from fastkv.server.peers.connection import Connection
+from fastkv.server.peers.connection import SOCKET_BEHIND_BYTES, Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.reasons import describe, looks_like_tls
 from fastkv.server.peers.wire import (
@@ -32,6 +33,7 @@ from fastkv.server.peers.wire import (
     hello,
 )
 
+SNAPSHOT_BEHIND_BYTES = 64 << 10  # not 0: the TLS transport of asyncio would never write again
 PING = frame(Frame.PING)
 Receive = Callable[[int, memoryview], None]  # (kind, body)
 
@@ -47,7 +49,7 @@ class ConnectError(Exception):
 class Outgoing:
     """One connection to a member. `receive` gets what the other side says behind its WELCOME, but for PONG.
 
-    receive may raise WireError (or its cousin of raft.codec, a ValueError too), which cuts the connection.
+    receive may raise WireError and DecodeError, which cut the connection.
     """
 
     def __init__(self, context: Context, member: int, stream: Stream, receive: Receive) -> None:
@@ -55,7 +57,9 @@ class Outgoing:
         self._member = member
         self._receive = receive
         self.stream = stream
-        self.connection = Connection(self, context.loop, HELLO_BYTES_MAX, accepted=False)
+        # A snapshot that waits in the transport is encrypted and written in one go: little at a time.
+        behind_bytes = SNAPSHOT_BEHIND_BYTES if stream is Stream.SNAPSHOTS else SOCKET_BEHIND_BYTES
+        self.connection = Connection(self, context.loop, HELLO_BYTES_MAX, accepted=False, behind_bytes=behind_bytes)
         self.ended: asyncio.Future[str] = context.loop.create_future()  # why
         self._welcomed: asyncio.Future[None] | None = context.loop.create_future()
 
@@ -66,9 +70,10 @@ class Outgoing:
             address = addresses.parse(url)
         except ValueError as error:
             raise ConnectError(str(error)) from None
-        tls = self._context.client_tls if address.tls else None
-        if address.tls and tls is None:
+        contexts = self._context.client_tls
+        if address.tls and contexts is None:
             raise ConnectError("its URL says https, but this member has no certificates for peers")
+        tls = contexts() if address.tls and contexts is not None else None
         try:
             async with asyncio.timeout(limits.handshake_timeout_s):
                 await self._context.loop.create_connection(
@@ -124,11 +129,13 @@ class Outgoing:
                     self._receive(kind, body)
                 if connection.closing:
                     return
-        except ValueError as error:
+        except (WireError, DecodeError) as error:
             connection.cut(f"it sent what it must not: {error}")
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:
         text = describe(reason)
+        if self._welcomed is not None and (reason is None or isinstance(reason, ConnectionError)):
+            text = "it closed the connection during the handshake; its own log says why"
         if self._welcomed is not None and looks_like_tls(connection.unread()):
             text = "it speaks TLS, but its URL says http"
         if not self.ended.done():

@@ -16,8 +16,9 @@ from functools import partial
 
 from fastkv.server.peers.addresses import Listener
 from fastkv.server.peers.context import Context
-from fastkv.server.peers.inbound import Inbound
+from fastkv.server.peers.inbound import CLOSES, Inbound
 from fastkv.server.peers.reasons import describe
+from fastkv.server.peers.tasks import fault
 
 BACKLOG = 128
 ACCEPTS = 16  # in one turn of the loop
@@ -28,7 +29,7 @@ NO_SOCKETS_PAUSE_S = 0.2  # accept failed, out of file descriptors mostly: give 
 class Gate:
     """Owns the listeners and every accepted connection."""
 
-    def __init__(self, context: Context, listeners: list[Listener], make: Callable[[str], Inbound]) -> None:
+    def __init__(self, context: Context, listeners: list[Listener], make: Callable[[str, int], Inbound]) -> None:
         self._context = context
         self._listeners = listeners
         self._make = make
@@ -51,7 +52,7 @@ class Gate:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for inbound in list(self._inbound):
-            inbound.connection.cut("this member closes")
+            inbound.connection.cut(CLOSES)
         while self._inbound:  # each is told that it is lost in the loop's next turn
             await asyncio.sleep(0)
 
@@ -61,8 +62,7 @@ class Gate:
     def sweep(self, now: float) -> None:
         """Cut who has been silent, or slow, for too long."""
         for inbound in list(self._inbound):
-            if now > inbound.deadline():
-                inbound.connection.cut("it did not say who it is" if inbound.is_stranger else "it has gone silent")
+            inbound.check(now)
 
     def _watch(self, listener: Listener) -> None:
         if not self._closed:
@@ -82,7 +82,7 @@ class Gate:
                 return
             accepted.setblocking(False)
             self._make_way()
-            inbound = self._make(f"{address[0]}:{address[1]}")
+            inbound = self._make(address[0], address[1])
             task = loop.create_task(self._open(inbound, accepted, listener.tls))
             self._opening[task] = None
             task.add_done_callback(partial(self._opened, accepted, inbound))
@@ -100,23 +100,42 @@ class Gate:
     async def _open(self, inbound: Inbound, accepted: socket.socket, tls: bool) -> None:
         context = self._context
         try:
-            if tls:
+            if tls and context.server_tls is not None:
                 await context.loop.connect_accepted_socket(
-                    lambda: inbound.connection, accepted, ssl=context.server_tls,
+                    lambda: inbound.connection, accepted, ssl=context.server_tls(),
                     ssl_handshake_timeout=context.limits.handshake_timeout_s, ssl_shutdown_timeout=TLS_SHUTDOWN_S,
                 )  # fmt: skip
             else:
                 await context.loop.connect_accepted_socket(lambda: inbound.connection, accepted)
         except OSError as error:
             context.log.warn(
-                "refused a connection to the peer port", (inbound.address.rpartition(":")[0], describe(error)),
+                "refused a connection to the peer port", (inbound.host, describe(error)),
                 remote_addr=inbound.address, reason=describe(error),
             )  # fmt: skip
-        else:
-            if not inbound.connection.closing:
-                self._inbound[inbound] = None
+            return
+        if context.check_certificate is not None and tls:
+            if why_not := await self._why_not(inbound):
+                inbound.connection.cut(why_not)
+            inbound.connection.resume()
+        if not inbound.connection.closing:
+            self._inbound[inbound] = None
+
+    async def _why_not(self, inbound: Inbound) -> str:
+        """Why its certificate is not let in."""
+        check, transport = self._context.check_certificate, inbound.connection.transport
+        assert check is not None and transport is not None
+        try:
+            async with asyncio.timeout(self._context.limits.handshake_timeout_s):
+                return await check(transport.get_extra_info("ssl_object"), inbound.host)
+        except TimeoutError:
+            return "its certificate could not be checked in time"
 
     def _opened(self, accepted: socket.socket, inbound: Inbound, task: asyncio.Task[None]) -> None:
         del self._opening[task]
+        if task.cancelled():
+            inbound.connection.cut(CLOSES)
+        elif (error := task.exception()) is not None:
+            inbound.connection.cut("its certificate could not be checked")
+            fault(task, error)
         if inbound.connection.transport is None:  # else it is the transport's
             accepted.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from fastkv.raft.codec import DecodeError
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.probes import Probes
@@ -34,6 +35,7 @@ from fastkv.server.peers.wire import (
 )
 
 PONG = frame(Frame.PONG)
+CLOSES = "this member closes"
 BEHIND_BYTES_MAX = 16 << 20  # answers that a member does not take in
 
 
@@ -41,7 +43,7 @@ class Receiver(Protocol):
     """Takes one admitted stream's frames."""
 
     def batch(self, frames: list[tuple[int, memoryview]]) -> None:
-        """(kind, body) of all that one read has brought. ValueError cuts the connection."""
+        """(kind, body) of all that one read has brought. WireError and DecodeError cut the connection."""
 
     def lost(self) -> None: ...
 
@@ -56,8 +58,9 @@ class Door(Protocol):
 class Inbound:
     """The owner of an accepted connection."""
 
-    def __init__(self, context: Context, door: Door, address: str, http: Http | None) -> None:
-        self.address = address
+    def __init__(self, context: Context, door: Door, host: str, port: int, http: Http | None) -> None:
+        self.host = host
+        self.address = f"{host}:{port}"
         self.member = 0
         self.stream: Stream | None = None
         self.began_at = context.loop.time()
@@ -72,24 +75,30 @@ class Inbound:
     def is_stranger(self) -> bool:
         return self._receiver is None
 
-    def deadline(self) -> float:
-        """When it must be cut unless something happens before."""
-        limits = self._context.limits
+    def check(self, now: float) -> None:
+        """To be called every limits.ping_interval_s: cut it if it is silent, or slow."""
+        limits, connection = self._context.limits, self.connection
         if self._probes is not None:
-            return self._probes.waiting_since + limits.http_timeout_s
-        if self.is_stranger:
-            return self.began_at + limits.handshake_timeout_s
-        since = self.connection.frame_since
-        silence_s, frame_timeout_s = limits.silence_s, limits.frame_timeout_s
-        if self.stream is Stream.SNAPSHOTS:  # what is not read because a disk is slow says nothing about the sender
-            silence_s = max(silence_s, limits.snapshot_patience_s)
-            frame_timeout_s = max(frame_timeout_s, limits.snapshot_patience_s)
-        silent = self.connection.received_at + silence_s
-        return silent if since is None else min(silent, since + frame_timeout_s)
+            if now > self._probes.waiting_since + limits.http_timeout_s:
+                connection.cut("it sent no request")
+        elif self.is_stranger:
+            if now > self.began_at + limits.handshake_timeout_s:
+                connection.cut("it did not say who it is")
+        else:
+            silence_s, frame_timeout_s = limits.silence_s, limits.frame_timeout_s
+            if self.stream is Stream.SNAPSHOTS:  # what is not read because a disk is slow says nothing about the sender
+                silence_s = max(silence_s, limits.snapshot_patience_s)
+                frame_timeout_s = max(frame_timeout_s, limits.snapshot_patience_s)
+            if connection.is_silent(limits.ping_interval_s, silence_s):
+                connection.cut("it has gone silent")
+            elif connection.frame_since is not None and now > connection.frame_since + frame_timeout_s:
+                connection.cut("it takes too long over one frame")
 
     # -- Owner ------------------------------------------------------------------------------------------------
     def opened(self, connection: Connection) -> None:
-        pass
+        assert connection.transport is not None
+        if self._context.check_certificate is not None and connection.transport.get_extra_info("ssl_object"):
+            connection.pause()  # nothing is read before the gate has had its certificate checked
 
     def foreign(self, connection: Connection, data: bytes) -> None:
         if self._probes is None and self._http is not None and data[:1].isalpha() and data[:1].isupper():
@@ -119,7 +128,7 @@ class Inbound:
                 self._receiver.batch(batch)
             if connection.waiting_bytes > BEHIND_BYTES_MAX:
                 connection.cut("it does not take in what it asked for")
-        except ValueError as error:
+        except (WireError, DecodeError) as error:
             connection.cut(f"it sent what it must not: {error}")
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:
@@ -128,9 +137,9 @@ class Inbound:
         self._door.left(self)
         if self._receiver is not None:
             self._receiver.lost()
-        if reason is not None and self._probes is None:
+        if reason not in (None, CLOSES) and self._probes is None:
             self._context.log.warn(
-                "lost a connection to the peer port", (self.address.rpartition(":")[0], describe(reason)),
+                "lost a connection to the peer port", (self.host, describe(reason)),
                 remote_addr=self.address, member_id=f"{self.member:x}", reason=describe(reason),
             )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """
 One stream to one member, kept up: connects, connects again, and carries what is sent while it stands.
 
-    attempt --fails--> pause, doubling up to a bound --+
+    attempt --fails--> pause, doubling up to a bound --+          the member itself calls: the pause ends
        ^  +--stands--> send ... --ends-----------------+--> at once, if it lasted
 
 Invariants:
@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Protocol
 
@@ -60,6 +61,7 @@ class Link:
         self._watcher = watcher
         self._receive = receive
         self._troubled = False
+        self._hurry = asyncio.Event()
         self._task = context.loop.create_task(self._keep())
 
     def send(self, frame: bytes) -> None:
@@ -83,6 +85,10 @@ class Link:
             return True
         self.dropped()
         return False
+
+    def hurry(self) -> None:
+        """The member has just been heard of: pause no longer."""
+        self._hurry.set()
 
     def dropped(self) -> None:
         if not self._troubled:
@@ -113,7 +119,13 @@ class Link:
                     pause_s = 0.0
                     continue
             pause_s = min(max(2 * pause_s, limits.backoff_min_s), limits.backoff_max_s)
-            await asyncio.sleep(pause_s * (0.5 + self._context.rng.random() / 2))
+            await self._pause(pause_s * (0.5 + self._context.rng.random() / 2))
+
+    async def _pause(self, seconds: float) -> None:
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     async def _stand(self, outgoing: Outgoing, url: str) -> str:
         self.outgoing, self.connection = outgoing, outgoing.connection

@@ -32,15 +32,19 @@ class Member:
         self.appends = Link(context, member_id, Stream.APPENDS, urls, limits.urgent_bytes_max, self, self._answered)
         self.urgent = Link(context, member_id, Stream.URGENT, urls, limits.urgent_bytes_max, self, self._answered)
 
-    async def close(self) -> None:
+    def retire(self) -> None:
+        """The node hears nothing more of it; `close` is to follow."""
         self._closing = True
+        if self.is_active:
+            self.is_active = False
+            self._context.loop.call_soon(self._context.events.active, self.id, None)
+
+    async def close(self) -> None:
         sending = self._sending_task
         if sending is not None:
             sending.cancel()
             await asyncio.wait((sending,))
         await asyncio.gather(self.appends.close(), self.urgent.close())
-        if self.is_active:
-            self._set_active(False)
 
     async def ask(self, kind: str, body: bytes, timeout_s: float) -> bytes:
         """PeerError."""
@@ -68,7 +72,12 @@ class Member:
             if self._sending_task is task:
                 self._sending = self._sending_task = None
 
-    def ping(self, now: float) -> None:
+    def hurry(self) -> None:
+        """It has connected to us, so it can be connected to."""
+        self.appends.hurry()
+        self.urgent.hurry()
+
+    def ping(self) -> None:
         """A sign of life to each connection, and the end of those that give none."""
         limits = self._context.limits
         for outgoing, silence_s in (
@@ -79,7 +88,7 @@ class Member:
         ):
             if outgoing is None:
                 continue
-            if now - outgoing.connection.received_at > silence_s:
+            if outgoing.connection.is_silent(limits.ping_interval_s, silence_s):
                 outgoing.connection.cut("it has gone silent")
             else:
                 outgoing.ping()
@@ -92,7 +101,7 @@ class Member:
     # -- Watcher of both links --------------------------------------------------------------------------------
     def stands(self, link: Link) -> None:
         self._troubled.discard(link.stream)
-        if self.appends.connection is not None and self.urgent.connection is not None:
+        if not self._closing and self.appends.connection is not None and self.urgent.connection is not None:
             self._set_active(True)
 
     def fell(self, link: Link) -> None:
@@ -111,7 +120,8 @@ class Member:
         self._troubled.discard(link.stream)
 
     def removed(self) -> None:
-        self._context.events.removed()
+        if not self._closing:
+            self._context.events.removed()
 
     def _set_active(self, active: bool) -> None:
         self.is_active = active

@@ -20,21 +20,36 @@ from fastkv.server.peers.addresses import Listener
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.gate import Gate
-from fastkv.server.peers.inbound import Inbound, Receiver, judge
+from fastkv.server.peers.inbound import CLOSES, Inbound, Receiver, judge
 from fastkv.server.peers.member import Member
 from fastkv.server.peers.reasons import Log, QuietLog
 from fastkv.server.peers.snapshot_receive import Arrivals, Receiving
 from fastkv.server.peers.streams import LARGE, Messages
-from fastkv.server.peers.types import Http, Limits, LocalIdentity, PeerError, PeerEvents, SnapshotSource
+from fastkv.server.peers.types import (
+    CheckCertificate,
+    Http,
+    Limits,
+    LocalIdentity,
+    PeerError,
+    PeerEvents,
+    SnapshotSource,
+    TlsContext,
+)
 from fastkv.server.peers.wire import Frame, Hello, Refusal, Stream, frame
 
 UNKNOWN_MAX = 16  # members that introduced themselves
+
+
+def _made(tls: ssl.SSLContext | TlsContext | None) -> TlsContext | None:
+    return (lambda: tls) if isinstance(tls, ssl.SSLContext) else tls
 
 
 class Peers:
     """See `types.PeerEvents` for what it calls, docs/peers.md for what it says to others.
 
     listeners: bound sockets (addresses.bind); those with TLS need server_tls, https URLs of members need client_tls.
+        Both are contexts, or called for one before each handshake.
+    check_certificate: what is to be asked of a dialer's certificate beyond OpenSSL's checks.
     http: answers HTTP requests to the peer port: (method, target, body) -> (status, content type, body), or an
         awaitable of that. None: HTTP is not spoken.
     """
@@ -46,8 +61,9 @@ class Peers:
         events: PeerEvents,
         log: Log,
         *,
-        client_tls: ssl.SSLContext | None = None,
-        server_tls: ssl.SSLContext | None = None,
+        client_tls: ssl.SSLContext | TlsContext | None = None,
+        server_tls: ssl.SSLContext | TlsContext | None = None,
+        check_certificate: CheckCertificate | None = None,
         limits: Limits | None = None,
         http: Http | None = None,
         rng: random.Random | None = None,
@@ -60,6 +76,7 @@ class Peers:
         self._log = log
         self._client_tls = client_tls
         self._server_tls = server_tls
+        self._check_certificate = check_certificate
         self._limits = limits or Limits()
         self._http = http
         self._rng = rng or random.Random()
@@ -79,9 +96,10 @@ class Peers:
         loop = asyncio.get_running_loop()
         log = QuietLog(self._log, self._limits.log_interval_s, loop.time)
         context = self._context = Context(
-            loop, self._identity, self._limits, self._events, log, self._rng, self._client_tls, self._server_tls
-        )
-        self._gate = Gate(context, self._listeners, lambda address: Inbound(context, self, address, self._http))
+            loop, self._identity, self._limits, self._events, log, self._rng, _made(self._client_tls),
+            _made(self._server_tls), self._check_certificate,
+        )  # fmt: skip
+        self._gate = Gate(context, self._listeners, lambda host, port: Inbound(context, self, host, port, self._http))
         self._arrivals = Arrivals(context)
         self._gate.start()
         self._sweeper = loop.create_task(self._sweep())
@@ -110,7 +128,7 @@ class Peers:
         self._removed |= {*self._urls, *removed} - {*members}
         self._removed -= {*members}
         self._urls = {member: tuple(urls) for member, urls in members.items() if member != self._identity.member_id}
-        if self._context is not None:
+        if self._sweeper is not None:
             self._match()
 
     # -- sending ----------------------------------------------------------------------------------------------
@@ -165,11 +183,14 @@ class Peers:
     # -- Door -------------------------------------------------------------------------------------------------
     def admit(self, inbound: Inbound, hello: Hello) -> tuple[Refusal, str] | Receiver:
         assert self._context is not None
+        if self._sweeper is None:
+            return Refusal.STRANGERS, CLOSES
         verdict = judge(self._context, hello, self._removed.__contains__)
         if verdict is not None:
             return verdict
         if hello.sender not in self._members and not self._introduce(hello):
             return Refusal.STRANGERS, "too many members that this one does not know"
+        self._members[hello.sender].hurry()
         stream = Stream(hello.stream)
         before = self._inbound.get((hello.sender, stream))
         if before is not None:
@@ -221,21 +242,19 @@ class Peers:
 
     def _close(self, member: Member) -> None:
         assert self._context is not None
+        member.retire()
         task = self._context.loop.create_task(member.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _sweep(self) -> None:
-        """Ping, and cut the silent. A turn that comes late says nothing about others: this process itself was away."""
+        """Ping, and cut the silent and the slow."""
         assert self._context is not None and self._gate is not None and self._arrivals is not None
-        loop, interval_s = self._context.loop, self._limits.ping_interval_s
-        last = loop.time()
+        loop = self._context.loop
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self._limits.ping_interval_s)
             now = loop.time()
-            if now - last < 2 * interval_s + 0.5:
-                self._gate.sweep(now)
-                self._arrivals.sweep(now)
-                for member in list(self._members.values()):
-                    member.ping(now)
-            last = now
+            self._gate.sweep(now)
+            self._arrivals.sweep(now)
+            for member in list(self._members.values()):
+                member.ping()

@@ -15,6 +15,7 @@ import h11
 
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
+from fastkv.server.peers.tasks import fault
 from fastkv.server.peers.types import Http, HttpAnswer
 
 TEXT = "text/plain; charset=utf-8"
@@ -32,13 +33,21 @@ class Probes:
         self._method = ""
         self._target = ""
         self._body = bytearray()
-        self._answering: asyncio.Task[None] | None = None
+        self._waiting = bytearray()  # came while an answer is being made
+        self._answering: asyncio.Task[HttpAnswer] | None = None
 
     def received(self, data: bytes) -> None:
+        self._waiting += data
+        if self._answering is None:
+            self._continue()
+
+    def _continue(self) -> None:
+        data = bytes(self._waiting)
+        self._waiting.clear()
         try:
-            self._h11.receive_data(data)
-            if self._answering is None:
-                self._advance()
+            if data:
+                self._h11.receive_data(data)
+            self._advance()
         except h11.RemoteProtocolError as error:
             if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._send((error.error_status_hint, TEXT, b"400 Bad Request"), close=True)
@@ -66,20 +75,24 @@ class Probes:
                     self._finish(answer)
                 else:
                     self._connection.pause()
-                    self._answering = self._context.loop.create_task(self._answer(answer))
+                    self._answering = self._context.loop.create_task(_result(answer))
+                    self._answering.add_done_callback(self._answered)
                     return
             else:  # more data is needed, or the client is done
                 if isinstance(event, h11.ConnectionClosed):
                     self._connection.close()
                 return
 
-    async def _answer(self, awaited: Awaitable[HttpAnswer]) -> None:
-        answer = await awaited
+    def _answered(self, task: asyncio.Task[HttpAnswer]) -> None:
+        if task.cancelled():
+            return
         self._answering = None
+        if (error := task.exception()) is not None:
+            fault(task, error)
         if not self._connection.closing:
-            self._finish(answer)
+            self._finish((500, TEXT, b"500 Internal Server Error\n") if error is not None else task.result())
             self._connection.resume()
-            self.received(b"")
+            self._continue()
 
     def _finish(self, answer: HttpAnswer) -> None:
         self._send(answer, with_body=self._method != "HEAD")
@@ -93,10 +106,10 @@ class Probes:
         status, content_type, body = answer
         headers = [
             ("X-Etcd-Cluster-ID", f"{self._context.identity.cluster_id:x}"),
-            ("Content-Type", content_type),
             ("Date", formatdate(usegmt=True)),
-            ("Content-Length", str(len(body))),
         ]
+        if status != HTTPStatus.NO_CONTENT:
+            headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         if close:
             headers.append(("Connection", "close"))
         reason = HTTPStatus(status).phrase.encode()
@@ -106,3 +119,7 @@ class Probes:
         out += self._h11.send(h11.EndOfMessage()) or b""
         self._connection.push(out)
         self._connection.flush_soon()
+
+
+async def _result(awaited: Awaitable[HttpAnswer]) -> HttpAnswer:
+    return await awaited

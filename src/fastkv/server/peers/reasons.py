@@ -79,6 +79,8 @@ def describe(error: str | BaseException | None) -> str:
         return "it did not answer in time"
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()
+    if isinstance(error, ConnectionError):
+        return "it closed the connection"
     return str(error) or type(error).__name__
 
 

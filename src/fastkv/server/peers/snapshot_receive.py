@@ -60,14 +60,20 @@ class Arrivals:
                 held.user = user
                 return held
             self._abort(message.sender)
-        sink = self._context.events.snapshot_begin(message)
+        try:
+            sink = self._context.events.snapshot_begin(message)
+        except (OSError, Error) as error:
+            self._context.log.warn(
+                "cannot take in a snapshot", message.sender, member_id=f"{message.sender:x}", reason=describe(error)
+            )
+            return None
         if sink is None:
             return None
         arrival = self._arrivals[message.sender] = Arrival(message.snapshot, sink, user)
         return arrival
 
     def leave(self, arrival: Arrival) -> None:
-        """The connection ended, the bytes stay for the next."""
+        """Its user does nothing more with it. If it is not finished, the bytes stay for the next connection."""
         arrival.user = None
         arrival.left_at = self._context.loop.time()
 
@@ -92,7 +98,8 @@ class Arrivals:
             self._abort(sender)
 
     def _abort(self, sender: int) -> None:
-        self._arrivals.pop(sender).sink.abort()
+        if (arrival := self._arrivals.pop(sender, None)) is not None:
+            arrival.sink.abort()
 
 
 class Receiving:
@@ -145,6 +152,7 @@ class Receiving:
 
     # -- the task ---------------------------------------------------------------------------------------------
     async def _run(self, message: Message) -> None:
+        arrival: Arrival | None = None
         try:
             arrival = await self._arrivals.take(self, message)
             if arrival is None:
@@ -154,6 +162,8 @@ class Receiving:
             self._reply(Frame.RESUME, arrival.sink.size)
             sink = await self._write(arrival)
         finally:
+            if arrival is not None:
+                self._arrivals.leave(arrival)
             self.ended.set()
         if sink is not None:
             self._reply(Frame.DONE, await self._context.events.snapshot_done(message, sink))
@@ -162,6 +172,7 @@ class Receiving:
         self._arrivals.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._inbound.connection.cut("taking in the snapshot failed")
+            self._arrivals.failed(self._member)
             fault(task, error)
 
     async def _write(self, arrival: Arrival) -> SnapshotSink | None:
@@ -181,7 +192,6 @@ class Receiving:
                 if was_high and self._waiting_bytes <= WAITING_BYTES_HIGH:
                     self._inbound.connection.resume()
             elif self._lost:
-                self._arrivals.leave(arrival)
                 return None
             elif self._size is not None:
                 if sink.size != self._size:

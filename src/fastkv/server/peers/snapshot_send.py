@@ -26,7 +26,7 @@ from fastkv.server.peers.tasks import in_thread
 from fastkv.server.peers.types import SnapshotSource
 from fastkv.server.peers.wire import Frame, Stream, WireError, control, decode_flag, decode_number, frame
 
-READ_CHUNKS = 4  # read from the source at once: each read is a hand-over to a thread and back
+READ_CHUNKS = 8  # read from the source at once: each read is a hand-over to a thread and back
 
 
 class SnapshotSending:
@@ -42,6 +42,7 @@ class SnapshotSending:
         self._message = message
         self._source = source
         self._size = source.size
+        self._furthest = -1  # the offset up to which bytes have gone; an attempt that gets no further is no progress
         self._progress_at = context.loop.time()
         self._resume: asyncio.Future[int] = context.loop.create_future()
         self._done: asyncio.Future[bool] = context.loop.create_future()
@@ -106,6 +107,7 @@ class SnapshotSending:
             raise ConnectError(f"it has {offset} bytes of a snapshot of {self._size}")
         if offset:
             self._context.log.info("resuming a snapshot", member_id=f"{self._member:x}", offset=offset)
+        self._went_to(offset)
         began_at, first = loop.time(), offset
         chunk_bytes = limits.snapshot_chunk_bytes
         while offset < self._size:
@@ -113,16 +115,23 @@ class SnapshotSending:
             if not data:
                 raise OSError(f"the snapshot ends at {offset} of {self._size} bytes")
             for start in range(0, len(data), chunk_bytes):
-                connection.push(frame(Frame.DATA, data[start : start + chunk_bytes]))
-            connection.flush()
-            await self._drained(outgoing)
-            if self._done.done():
-                return False
-            offset += len(data)
-            if limits.snapshot_bytes_s:
-                ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
-                await asyncio.sleep(max(ahead_s, 0.0))
+                chunk = data[start : start + chunk_bytes]
+                connection.push(frame(Frame.DATA, chunk))
+                connection.flush()
+                await self._drained(outgoing)
+                if self._done.done():
+                    return False
+                offset += len(chunk)
+                self._went_to(offset)
+                ahead_s = 0.0
+                if limits.snapshot_bytes_s:
+                    ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
+                await asyncio.sleep(max(ahead_s, 0.0))  # also without a rate: the loop has more urgent things to do
         return True
+
+    def _went_to(self, offset: int) -> None:
+        if offset > self._furthest:
+            self._furthest, self._progress_at = offset, self._context.loop.time()
 
     async def _drained(self, outgoing: Outgoing) -> None:
         try:
@@ -132,7 +141,6 @@ class SnapshotSending:
             raise ConnectError("it takes in nothing more") from None
         if outgoing.ended.done():
             raise ConnectError(outgoing.ended.result())
-        self._progress_at = self._context.loop.time()
 
     def _receive(self, kind: int, body: memoryview) -> None:
         if kind == Frame.RESUME and not self._resume.done() and not self._done.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -43,8 +44,8 @@ class Limits:
     queue_bytes_max: int = 64 << 20
     queue_messages_max: int = 4096
     asks_max: int = 256
-    snapshot_bytes_s: int = 128 << 20
-    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_bytes_s: int = 64 << 20
+    snapshot_chunk_bytes: int = 128 << 10
     snapshot_patience_s: float = 60.0
     strangers_max: int = 128
     handshake_timeout_s: float = 5.0
@@ -56,6 +57,11 @@ class Limits:
     http_timeout_s: float = 30.0
     http_body_max: int = 1 << 20
     log_interval_s: float = 10.0
+
+
+TlsContext = Callable[[], ssl.SSLContext]  # asked before each handshake: files may have changed
+# (session, the dialer's IP) -> why its certificate, which OpenSSL has verified, is not let in; "" if it is.
+CheckCertificate = Callable[[ssl.SSLObject, str], Awaitable[str]]
 
 
 class PeerError(Exception):
@@ -101,4 +107,4 @@ class PeerEvents(Protocol):
         """Both streams to it stand since this moment of time.monotonic(); None: no longer."""
 
     def removed(self) -> None:
-        """Another member says that this one has been removed from the cluster, for good."""
+        """Another member says that this one has been removed from the cluster, for good. Told at every attempt."""

@@ -183,7 +183,7 @@ def _unpack(body: bytes | memoryview) -> list[Any]:
         # The bounds hold for every level: a list's length is believed, and memory taken for it, before its items come.
         value = msgpack.unpackb(body, use_list=True, raw=False, max_array_len=_FIELDS_MAX, max_map_len=0, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:
-        raise WireError(f"no msgpack: {type(error).__name__}: {error:.200}") from error
+        raise WireError(f"no msgpack: {type(error).__name__}: {str(error)[:200]}") from error
     if type(value) is not list:
         _fail("a body that is no list")
     return value
