@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import asyncio
 
 # On the spot is synced only so much, while syncs are as quick as that.
-ON_THE_SPOT_BYTES = 64 << 10
+ON_THE_SPOT_BYTES = 8 << 10
 ON_THE_SPOT_SYNC_S = 0.001
 FULL_DISK_RETRY_S = 0.2
 SMOOTHING = 0.1
