@@ -7,6 +7,7 @@ Thread safety: the event loop's thread.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastkv.server import peers, self_signed
@@ -14,7 +15,7 @@ from fastkv.server.config import Config, ConfigError
 from fastkv.server.identity import Identity
 from fastkv.server.log import Log
 from fastkv.server.peers import LocalIdentity, Peers
-from fastkv.server.tls import Contexts, TlsError
+from fastkv.server.tls import Contexts, TlsError, san_refusal
 from fastkv.server.version import API_VERSION
 
 
@@ -47,6 +48,19 @@ def client_tls(tls: Contexts | None) -> ssl.SSLContext | None:
     return None if tls is None else tls.client()
 
 
+def _check_of(tls: Contexts) -> Callable[[ssl.SSLObject, str], Awaitable[str]]:
+    async def check(session: ssl.SSLObject, address: str) -> str:
+        """Why a peer is not let in: what its certificate says, and where it comes from."""
+        if why_not := tls.refusal(session):
+            return why_not
+        certificate = session.getpeercert()
+        if not certificate or tls.config.skip_san_verification:
+            return ""
+        return await san_refusal(certificate, address)
+
+    return check
+
+
 def open_peers(
     identity: Identity,
     listeners: list[peers.Listener],
@@ -61,7 +75,8 @@ def open_peers(
         listeners,
         events,
         log,
-        client_tls=client_tls(tls),
-        server_tls=None if tls is None else tls.server(),
+        client_tls=None if tls is None else tls.client,
+        server_tls=None if tls is None else tls.server,
+        check_certificate=None if tls is None else _check_of(tls),
         http=http,
     )
