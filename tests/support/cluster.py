@@ -34,10 +34,11 @@ class Member(FastkvNode):
         self.name = name
         self.initial_cluster = ""
         self.state = "new"
+        self.peer_scheme = "https" if any(flag.startswith("--peer-") for flag in flags) else "http"
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"{self.peer_scheme}://127.0.0.1:{self.peer_port}"
 
     def command(self) -> list[str]:
         command = super().command()
