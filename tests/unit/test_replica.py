@@ -517,6 +517,15 @@ def test_a_snapshot_stays_readable_when_newer_ones_take_its_place(leader: Any, t
         reader.read(0, 1)
 
 
+def test_a_snapshot_whose_file_somebody_has_removed_is_a_storage_error(leader: Any, tmp_path: Path) -> None:
+    leader.checkpoint()
+    for file in (tmp_path / "leader" / "checkpoint").iterdir():
+        file.unlink()
+    with pytest.raises(errors.StorageError, match=r"0000000000000032\.ckpt") as caught:
+        leader.snapshot_open()
+    assert caught.value.number == Code.NOT_FOUND
+
+
 def test_watchers_go_on_in_the_new_state_or_are_told(leader: Any, open_replica: Open) -> None:
     engine = open_replica()
     live = engine.watch(b"k", b"l", 0, False, 0)

@@ -302,7 +302,7 @@ class Replica:
         while newest := engine._storage.sendable:
             try:
                 return PythonSnapshotReader(newest)
-            except FileNotFoundError:
+            except errors.StorageError:
                 if newest is engine._storage.sendable:
                     raise
                 continue  # it was pruned between the look and the open

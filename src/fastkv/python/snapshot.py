@@ -32,9 +32,10 @@ class PythonSnapshotReader:
     """A checkpoint to be sent."""
 
     def __init__(self, newest: Sendable) -> None:
-        """FileNotFoundError: it has been pruned."""
+        """StorageError: it may have been pruned."""
         self._newest = newest
-        self._file = open(newest.path, "rb")  # noqa: SIM115  # until close
+        with storage_errors(f"read {newest.path}"):
+            self._file = open(newest.path, "rb")  # noqa: SIM115  # until close
         self.size = os.fstat(self._file.fileno()).st_size
 
     @property
