@@ -71,7 +71,7 @@ class Retired {
   void Add(void* memory, Deleter deleter, void* context = nullptr);
   // Frees what no reader can see, the oldest first and at most `items_max`; cheap when there is nothing.
   void Reclaim(size_t items_max = SIZE_MAX);
-  void Drain();    // frees everything. REQUIRES: no reader is inside any more
+  void Drain();  // frees everything. REQUIRES: no reader is inside any more
   size_t size() const { return items_.size(); }
 
  private:

@@ -23,9 +23,10 @@ struct WatchBatch {
 
 // All that a watcher is to be told now, as one: whole revisions, ascending.
 struct WatchNews {
-  int64_t revision = 0;                       // live: the last main revision; catching up: the source's when it was read
-  std::shared_ptr<const std::string> events;  // as WatchBatch::events, perhaps shared with other watchers; null: nothing
-  int64_t compact_revision = 0;               // as in WatchBatch
+  int64_t revision = 0;  // live: the last main revision; catching up: the source's when it was read
+  std::shared_ptr<const std::string>
+      events;                    // as WatchBatch::events, perhaps shared with other watchers; null: nothing
+  int64_t compact_revision = 0;  // as in WatchBatch
 };
 
 }  // namespace fastkv
