@@ -121,7 +121,7 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
   }
   methods_ = std::vector<Metrics::OfMethod>(rows_.size());
   watch_parts_ = {backend_, &watches_, &errors_, &metrics_, &ticker_, options_.watch};
-  keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_};
+  keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_, options_.renewals_outside};
   range_stream_parts_ = {backend_,
                          &readers_,
                          &errors_,
