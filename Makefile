@@ -20,7 +20,7 @@ ifneq ($(wildcard $(PEERS)/3.7.3/bin/etcd),)
 export FASTKV_ETCD37 ?= $(PEERS)/3.7.3/bin/etcd
 endif
 
-.PHONY: help setup run test huge lint format bench bench-server asan tsan fuzz sim wheel peers clean system-test
+.PHONY: help setup run test huge lint format bench bench-server bench-cluster asan tsan fuzz sim wheel peers clean system-test
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -71,6 +71,9 @@ bench: setup  ## the embedded store beside lmdb, sqlite3, rocksdict, dict and th
 
 bench-server: setup  ## the server beside a real etcd 3.7 (from `make peers`), an hour (ARGS="--quick": minutes)
 	$(PY) bench/server.py --svg build/server.svg --json build/server.json $(ARGS)
+
+bench-cluster: setup  ## three members beside three of a real etcd 3.7, some ten minutes (ARGS="--rounds 1 --seconds 3": a first look)
+	$(PY) bench/cluster.py --json build/cluster.json $(ARGS)
 
 asan: system-test  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory cpp-tests-$@

@@ -46,7 +46,8 @@ int64_t CurrentRevision(Loop* loop) {
   return AnswerRevision(Call(loop, 0, kRange, request));
 }
 
-void RevisionLedger::End(int64_t revision) const {
+void RevisionLedger::End(int64_t revision, bool shared) const {
+  if (shared && revision >= first_ + static_cast<int64_t>(writes_)) return;
   if (revision != first_ + static_cast<int64_t>(writes_)) {
     throw Failure(std::to_string(writes_) + " writes were acknowledged, the revision went from " +
                   std::to_string(first_) + " to " + std::to_string(revision));

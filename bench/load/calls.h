@@ -95,8 +95,9 @@ class RevisionLedger {
     if (revision < seen_when_sent) throw Failure("a read saw a revision older than one answered before it was sent");
     if (revision > seen_) seen_ = revision;
   }
-  // `revision`: the store's after all writes were answered.
-  void End(int64_t revision) const;
+  // `revision`: the store's after all writes were answered. shared: others have written, too; then it is only known
+  // that ours are among them.
+  void End(int64_t revision, bool shared = false) const;
 
  private:
   int64_t first_ = 0;

@@ -31,6 +31,7 @@ struct Options {
   int64_t window = 16 << 20;  // HTTP/2 flow control, bytes
   int64_t server_pid = 0;     // whose CPU time and writes are reported
   int64_t revision = 0;       // first-get: the store has this one and key 0; 0: any
+  int64_t shared = 0;         // put: other generators write meanwhile
 
   static Options Parse(int count, char** words);
 };
@@ -60,6 +61,7 @@ inline Options Options::Parse(int count, char** words) {
       {"--window", &o.window},
       {"--server-pid", &o.server_pid},
       {"--revision", &o.revision},
+      {"--shared", &o.shared},
   };
   for (int i = 0; i < count; i += 2) {
     const std::string name = words[i];

@@ -58,7 +58,7 @@ class ClosedLoop {
                 return meter_.Tick(now);
               });
     if (!meter_.over()) meter_.Stop(NowNs());
-    ledger_.End(CurrentRevision(&loop_));
+    ledger_.End(CurrentRevision(&loop_), options_.shared != 0);
     meter_.Add("writes", static_cast<double>(ledger_.writes()));
     meter_.Add("written_bytes_total",
                static_cast<double>(Usage::Of(options_.server_pid).written_bytes - before.written_bytes));

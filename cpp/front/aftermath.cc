@@ -73,7 +73,6 @@ void Aftermath::Applied(Batch* batch) {
       }
       const bool ok = result.code == Code::kOk;
       const GrpcCode code = ok ? GrpcCode::kOk : parts_.errors->grpc_code(result.code);
-      (*parts_.methods)[write.method].Handled(code);
       answers.push_back({write.asker, code, ok ? std::move(result.response) : parts_.errors->text(result.code)});
     }
     if (options_.slow_call_ns > 0 && !answers.empty() && now_ns - group.began_ns > options_.slow_call_ns) {
@@ -122,7 +121,6 @@ void Aftermath::GrantAgain(const WriteGroup& group, const Write& write) {
   const Committer::Taken taken = committer_->Submit(&again, /*at_once=*/false);
   if (taken == Committer::Taken::kYes) return;
   const Code code = taken == Committer::Taken::kFull ? Code::kTooManyRequests : Code::kStopped;
-  (*parts_.methods)[write.method].Handled(parts_.errors->grpc_code(code));
   AnswerGroup(group, {{write.asker, parts_.errors->grpc_code(code), parts_.errors->text(code)}});
 }
 
@@ -136,7 +134,6 @@ Event Aftermath::Refuse(Batch* batch, Code code, const std::string& text) {
       const bool heard = batch->followed && write.tag >= kCompactionTag;
       if (write.from == Write::kOutside && !heard) told.commands.push_back({write.asker, write.tag, {}, code, {}});
       if (write.from != Write::kCall) continue;
-      (*parts_.methods)[write.method].Handled(grpc_code);
       answers.push_back({write.asker, grpc_code, text});
     }
     AnswerGroup(group, std::move(answers));

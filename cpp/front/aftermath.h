@@ -40,7 +40,6 @@ class Aftermath final : public BatchSink {
     EventQueue* events;
     WatchRouter* watches;
     Metrics* metrics;
-    std::vector<Metrics::OfMethod>* methods;
     std::function<std::string(uint8_t method)> path;
     std::function<int64_t()> new_lease_id;
   };

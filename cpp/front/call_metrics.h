@@ -13,9 +13,10 @@
 #include <memory>
 
 #include "front/call.h"
-#include "front/metrics.h"
 
 namespace fastkv::front {
+
+inline constexpr size_t kGrpcCodes = 17;
 
 // Written by one thread, read by any: no lock prefix on the way.
 class Counter {

@@ -44,6 +44,8 @@ void GrpcCall::Send(std::string message) {
   session_->Submit(this);
 }
 
+std::string GrpcCall::TakeBuffer() { return state_->bodies.TakeSpare(); }
+
 void GrpcCall::SendFramed(std::string frames) {
   if (!open_ || frames.empty()) return;
   CountSent(CountMessages(frames));

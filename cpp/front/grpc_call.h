@@ -38,6 +38,7 @@ class GrpcCall final : public Call {
   void Reply(std::string message) override;
   void Send(std::string message) override;
   void SendFramed(std::string frames) override;
+  std::string TakeBuffer() override;
   void SendHeaders() override;
   void Finish(GrpcCode code, std::string_view text) override;
   size_t unsent_bytes() const override { return unsent_; }

@@ -23,6 +23,7 @@ inline constexpr size_t kFrameBytesMax = 64 << 10;     // payload of a DATA fram
 inline constexpr size_t kGatherBytes = 256 << 10;      // handed to the socket at once
 inline constexpr size_t kTurnBytesMax = 1 << 20;       // of one connection in one turn; the others get theirs first
 inline constexpr size_t kReferenceBytesMin = 8 << 10;  // from here on bytes are sent from where they are, not copied
+inline constexpr size_t kSpareBytesMin = 16 << 10, kSpareBytesMax = 4 << 20;  // memory kept for what is sent next
 inline constexpr size_t kQueuedBytesMax = 128 << 20;  // unsent answers of a connection; beyond: new streams are refused
 inline constexpr size_t kPauseReadBytes = 4 << 20;    // unsent answers while the socket is full; beyond: reading stops
 inline constexpr size_t kRelayBytesMax = 64 << 10;    // HTTP/1.1, in each direction

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "front/grpc_frame.h"
+#include "front/limits.h"
 
 namespace fastkv::front {
 
@@ -32,9 +33,11 @@ struct Body {
   size_t size() const { return prefix_bytes + bytes.size(); }
 };
 
+// Bodies, and the memory of larger ones: given back to malloc after each use, it would go on to the system and come
+// back as page faults.
 class BodyPool {
  public:
-  BodyPool() = default;
+  BodyPool() { spare_.reserve(kSpareBytesMax / kSpareBytesMin); }  // so that Release cannot fail
   ~BodyPool() {
     while (free_ != nullptr) delete std::exchange(free_, free_->next);
   }
@@ -57,13 +60,31 @@ class BodyPool {
   }
   void Release(Body* body) {
     if (--body->holders > 0) return;
-    std::string().swap(body->bytes);
+    const size_t bytes = body->bytes.capacity();
+    if (bytes >= kSpareBytesMin && spare_bytes_ + bytes <= kSpareBytesMax) {
+      spare_bytes_ += bytes;
+      spare_.push_back(std::exchange(body->bytes, {}));
+    } else {
+      std::string().swap(body->bytes);
+    }
     body->next = free_;
     free_ = body;
   }
 
+  // An empty string, with memory if there is any to spare.
+  std::string TakeSpare() {
+    if (spare_.empty()) return {};
+    std::string spare = std::move(spare_.back());
+    spare_.pop_back();
+    spare_bytes_ -= spare.capacity();
+    spare.clear();
+    return spare;
+  }
+
  private:
   Body* free_ = nullptr;
+  std::vector<std::string> spare_;
+  size_t spare_bytes_ = 0;  // the sum of their capacities
 };
 
 class Output {

@@ -72,7 +72,6 @@ void RangeStream::ReadNext() {
 
 void RangeStream::Refuse(Code code) {
   ended_ = true;
-  parts_->metrics->Handled(parts_->errors->grpc_code(code));
   parts_->errors->RefuseStream(call_, code);
 }
 
@@ -92,7 +91,6 @@ void RangeStream::Take(Chunk chunk) {
   }
   ended_ = true;
   call_->SendFramed(std::move(chunk.message));
-  parts_->metrics->Handled(GrpcCode::kOk);
   call_->Finish(GrpcCode::kOk, "");
 }
 

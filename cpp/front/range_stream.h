@@ -16,7 +16,6 @@
 #include "db/backend.h"
 #include "front/call.h"
 #include "front/error_table.h"
-#include "front/metrics.h"
 #include "front/reader_pool.h"
 
 namespace fastkv::front {
@@ -31,7 +30,6 @@ class RangeStream final : public CallHandler {
     Backend* backend = nullptr;
     ReaderPool* readers = nullptr;
     const ErrorTable* errors = nullptr;
-    Metrics::OfMethod* metrics = nullptr;
     size_t chunk_bytes = 0;
     // Whether the read must wait until it is Confirmed; it has been parked then.
     std::function<bool(Call*, std::string_view request, const std::shared_ptr<Link>&)> park = {};

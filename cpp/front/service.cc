@@ -104,7 +104,7 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
                    return raft_proposer_.Tokens(sequence, commands);
                  }}),
       aftermath_(
-          Aftermath::Parts{&errors_, &follower_, &events_, &watches_, &metrics_, &methods_,
+          Aftermath::Parts{&errors_, &follower_, &events_, &watches_, &metrics_,
                            [this](uint8_t method) { return rows_[method]->path; }, [this] { return NewLeaseId(); }},
           options_.aftermath),
       committer_(&proposer_, options_.committer, &aftermath_,
@@ -119,14 +119,9 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
   for (const ColdMethod& cold : options_.cold) {
     AddMethod(cold.path, cold.streams ? Method::kStreaming : Method::kUnary);
   }
-  methods_ = std::vector<Metrics::OfMethod>(rows_.size());
   watch_parts_ = {backend_, &watches_, &errors_, &metrics_, &ticker_, options_.watch};
   keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_, options_.renewals_outside};
-  range_stream_parts_ = {backend_,
-                         &readers_,
-                         &errors_,
-                         &methods_[kRangeStream],
-                         options_.chunk_bytes,
+  range_stream_parts_ = {backend_, &readers_, &errors_, options_.chunk_bytes,
                          [this](Call* call, std::string_view request, const std::shared_ptr<RangeStream::Link>& link) {
                            const uint8_t mode = mode_.load(std::memory_order_relaxed);
                            if ((mode & kGated) == 0 || IsSerializableRange(request)) return false;
@@ -202,7 +197,6 @@ NodeService::PerThread* NodeService::Of(IoThread* thread) {
 // -- calls
 
 void NodeService::Unary(const Method& method, Call* call, std::string_view message) {
-  Metrics::Add(&methods_[method.number].started, 1);
   ++Of(call->thread())->calls;
   if (mode_.load(std::memory_order_relaxed) != 0 && Intercepts(method, call, message)) return;
   switch (method.number) {
@@ -226,11 +220,9 @@ void NodeService::Unary(const Method& method, Call* call, std::string_view messa
 }
 
 std::unique_ptr<CallHandler> NodeService::Open(const Method& method, Call* call) {
-  Metrics::Add(&methods_[method.number].started, 1);
   PerThread* const of = Of(call->thread());
   ++of->calls;
   if (const Code code = WhyRefused(method, *call, {}); code != Code::kOk) {
-    methods_[method.number].Handled(errors_.grpc_code(code));
     errors_.Refuse(call, code);
     return nullptr;
   }
@@ -278,7 +270,6 @@ void NodeService::TurnEnd(IoThread* thread) {
       std::vector<Answer> answers;
       for (const Write& write : of->writes.writes) {
         if (write.from != Write::kCall) continue;
-        methods_[write.method].Handled(code);
         answers.push_back({write.asker, code, text});
       }
       of->writes = {};
@@ -315,7 +306,6 @@ void NodeService::Cold(const Method& method, Call* call, std::string_view messag
 
 // As a function, not as an Answer: it must stand behind the messages that were posted before.
 void NodeService::EndCold(size_t index, uint64_t call_id, uint32_t method, GrpcCode code, std::string body) {
-  methods_[method].Handled(code);
   const bool reply = code == GrpcCode::kOk && rows_[method]->method.kind == Method::kUnary;
   thread(index)->Post([thread = thread(index), call_id, code, reply, body = std::move(body)]() mutable {
     Call* const call = thread->Find(call_id);
@@ -344,7 +334,7 @@ void NodeService::SendCold(size_t index, uint64_t call_id, std::string message) 
 }
 
 std::vector<std::pair<std::string, uint64_t>> NodeService::Counters() const {
-  std::vector<std::pair<std::string, uint64_t>> counters = {
+  return {
       {"batches", metrics_.batches},
       {"commands", metrics_.commands},
       {"batch_bytes", metrics_.batch_bytes},
@@ -357,16 +347,6 @@ std::vector<std::pair<std::string, uint64_t>> NodeService::Counters() const {
       {"watch_responses", metrics_.watch_responses},
       {"watch_event_bytes", metrics_.watch_events_bytes},
   };
-  for (const auto& row : rows_) {
-    const Metrics::OfMethod& method = methods_[row->method.number];
-    if (method.started == 0) continue;
-    counters.emplace_back("started" + row->path, method.started);
-    for (size_t code = 0; code < kGrpcCodes; ++code) {
-      if (method.handled[code] == 0) continue;
-      counters.emplace_back("handled" + row->path + "/" + std::to_string(code), method.handled[code]);
-    }
-  }
-  return counters;
 }
 
 }  // namespace fastkv::front

@@ -202,9 +202,9 @@ class NodeService final : public Service {
   void Txn(Call* call, std::string_view message);
   void Compact(const Method& method, Call* call, std::string_view message);
   void LeaseGrant(Call* call, std::string_view message);
-  void Read(Call* call, HotMethod method, std::string request, Code (*read)(Backend*, std::string_view, std::string*));
+  void Read(Call* call, std::string request, Code (*read)(Backend*, std::string_view, std::string*));
   void WriteCall(Call* call, HotMethod method, uint64_t tag, std::string_view payload, bool id_chosen = false);
-  void Answer_(Call* call, uint32_t method, Code code, std::string response);
+  void Answer_(Call* call, Code code, std::string response);
   void RaiseAlarm(PerThread* of);
   int64_t NewLeaseId() const;
 
@@ -215,7 +215,6 @@ class NodeService final : public Service {
   static constexpr size_t kLengths = 128;
   std::vector<Row*> by_length_[kLengths];  // of the path
   std::unordered_set<std::string> services_;
-  std::vector<Metrics::OfMethod> methods_;
   Metrics metrics_;
 
   EventQueue events_;

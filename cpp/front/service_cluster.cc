@@ -107,7 +107,7 @@ Code NodeService::WhyRefused(const Method& method, const Call& call, std::string
 
 bool NodeService::Intercepts(const Method& method, Call* call, std::string_view message) {
   if (const Code code = WhyRefused(method, *call, message); code != Code::kOk) {
-    Answer_(call, method.number, code, {});
+    Answer_(call, code, {});
     return true;
   }
   if ((mode_.load(std::memory_order_relaxed) & kGated) == 0 || !IsLinearizable(method, message)) return false;
@@ -163,7 +163,7 @@ void NodeService::RunReads(IoThread* thread, std::vector<ParkedRead> reads, Code
       Call* const call = thread->Find(read.call_id);
       if (call == nullptr) continue;
       if (code != Code::kOk) {
-        Answer_(call, read.method, code, {});
+        Answer_(call, code, {});
       } else if (read.method == kRange) {
         Range(call, read.request);
       } else {

@@ -7,12 +7,10 @@
 
 namespace fastkv::front {
 
-void NodeService::Answer_(Call* call, uint32_t method, Code code, std::string response) {
+void NodeService::Answer_(Call* call, Code code, std::string response) {
   if (code == Code::kOk) {
-    methods_[method].Handled(GrpcCode::kOk);
     call->Reply(std::move(response));
   } else {
-    methods_[method].Handled(errors_.grpc_code(code));
     errors_.Refuse(call, code);
   }
 }
@@ -24,15 +22,15 @@ void NodeService::Range(Call* call, std::string_view message) {
   Code code = Code::kOk;
   if (backend_->RangeIfShort(message, &code, &response)) {
     Metrics::Add(&metrics_.reads_inline, 1);
-    return Answer_(call, kRange, code, std::move(response));
+    return Answer_(call, code, std::move(response));
   }
-  Read(call, kRange, std::string(message),
+  Read(call, std::string(message),
        [](Backend* backend, std::string_view request, std::string* answer) { return backend->Range(request, answer); });
 }
 
 void NodeService::Txn(Call* call, std::string_view message) {
   TxnShape shape;
-  if (!shape.Parse(message)) return Answer_(call, kTxn, Code::kMalformed, {});
+  if (!shape.Parse(message)) return Answer_(call, Code::kMalformed, {});
   if (!shape.only_reads) return WriteCall(call, kTxn, kTxnTag, message);
   auto read = [](Backend* backend, std::string_view request, std::string* response) {
     bool reads_only = false;
@@ -40,26 +38,25 @@ void NodeService::Txn(Call* call, std::string_view message) {
     // An operation that looks like a range to us and not to the store is none that protobuf would let through.
     return code == Code::kOk && !reads_only ? Code::kMalformed : code;
   };
-  if (!shape.single_keys) return Read(call, kTxn, std::string(message), read);
+  if (!shape.single_keys) return Read(call, std::string(message), read);
   std::string response;
   const Code code = read(backend_, message, &response);
   Metrics::Add(&metrics_.reads_inline, 1);
-  Answer_(call, kTxn, code, std::move(response));
+  Answer_(call, code, std::move(response));
 }
 
-void NodeService::Read(Call* call, HotMethod method, std::string request,
-                       Code (*read)(Backend*, std::string_view, std::string*)) {
+void NodeService::Read(Call* call, std::string request, Code (*read)(Backend*, std::string_view, std::string*)) {
   Metrics::Add(&metrics_.reads_off_thread, 1);
   PerThread* const of = Of(call->thread());
   auto gone = std::make_shared<std::atomic<bool>>(false);
   of->reading[call->id()] = gone;
-  readers_.Run([this, of, gone, method, read, thread = call->thread(), id = call->id(), request = std::move(request)] {
+  readers_.Run([this, of, gone, read, thread = call->thread(), id = call->id(), request = std::move(request)] {
     if (gone->load(std::memory_order_relaxed)) return;
     auto response = std::make_shared<std::string>();
     const Code code = read(backend_, request, response.get());
-    thread->Post([this, of, method, code, thread, id, response] {
+    thread->Post([this, of, code, thread, id, response] {
       of->reading.erase(id);
-      if (Call* const asker = thread->Find(id)) Answer_(asker, method, code, std::move(*response));
+      if (Call* const asker = thread->Find(id)) Answer_(asker, code, std::move(*response));
     });
   });
 }
@@ -67,7 +64,7 @@ void NodeService::Read(Call* call, HotMethod method, std::string request,
 // -- writes
 
 void NodeService::WriteCall(Call* call, HotMethod method, uint64_t tag, std::string_view payload, bool id_chosen) {
-  if (const Code code = backend_->Validate(tag, payload); code != Code::kOk) return Answer_(call, method, code, {});
+  if (const Code code = backend_->Validate(tag, payload); code != Code::kOk) return Answer_(call, code, {});
   PerThread* const of = Of(call->thread());
   if (of->writes.empty()) of->writes.began_ns = NowNs();
   if (quota_.IsExceededBy(tag, payload) && quota_.ClaimAlarm()) RaiseAlarm(of);
@@ -97,7 +94,7 @@ void NodeService::RaiseAlarm(PerThread* of) {
 
 void NodeService::Compact(const Method& method, Call* call, std::string_view message) {
   CompactionRequest request;
-  if (!request.Parse(message)) return Answer_(call, kCompact, Code::kMalformed, {});
+  if (!request.Parse(message)) return Answer_(call, Code::kMalformed, {});
   // Who wants to know when everything is removed is told by the node, which removes it.
   if (request.physical) return Cold(method, call, message);
   WriteCall(call, kCompact, kCompactionTag, message);
@@ -105,7 +102,7 @@ void NodeService::Compact(const Method& method, Call* call, std::string_view mes
 
 void NodeService::LeaseGrant(Call* call, std::string_view message) {
   LeaseGrantRequest request;
-  if (!request.Parse(message)) return Answer_(call, kLeaseGrant, Code::kMalformed, {});
+  if (!request.Parse(message)) return Answer_(call, Code::kMalformed, {});
   std::string payload;
   AppendNumber(&payload, 1, std::max(request.ttl, options_.lease_ttl_min_s));
   AppendNumber(&payload, 2, request.id != 0 ? request.id : NewLeaseId());

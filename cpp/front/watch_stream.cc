@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "front/limits.h"
 #include "front/proposer.h"
 
 namespace fastkv::front {
@@ -374,6 +375,7 @@ void WatchStream::WriteEvents(const Watcher& watcher, int64_t revision, std::str
   const size_t limit_bytes = owner_->parts().options.fragment_bytes;
   // The watchers behind it have as much to say, as a rule: they have seen the same batch.
   const size_t expected_bytes = out_.size() + (ready_.size() + 1) * (events.size() + kHeadBytes);
+  if (out_.empty() && expected_bytes >= kSpareBytesMin) out_ = call_->TakeBuffer();
   if (expected_bytes > out_.capacity()) out_.reserve(std::min(expected_bytes, 2 * kTakeBytesMax));
   const size_t begin = BeginResponse(&out_, revision, watcher.id);
   const size_t head_bytes = out_.size() - begin - kPrefixBytes;

@@ -400,9 +400,6 @@ TEST_F(ServiceTest, CountersTellWhatWasDone) {
   Ask(kPut, PutBytes("", "1"));
   std::map<std::string, uint64_t> counters;
   for (const auto& [name, value] : service->Counters()) counters[name] = value;
-  EXPECT_EQ(counters["started/etcdserverpb.KV/Put"], 2u);
-  EXPECT_EQ(counters["handled/etcdserverpb.KV/Put/0"], 1u);
-  EXPECT_EQ(counters["handled/etcdserverpb.KV/Put/3"], 1u);
   EXPECT_EQ(counters["batches"], 1u);
   EXPECT_EQ(counters["commands"], 1u);
 }

@@ -60,6 +60,11 @@ std::vector<int64_t> ModRevisions(const std::string& events) {
   return revisions;
 }
 
+std::vector<WatchBatch> AsBatches(const WatchNews& news) {
+  if (news.events == nullptr && news.compact_revision == 0) return {};
+  return {{news.revision, news.events == nullptr ? "" : *news.events, news.compact_revision}};
+}
+
 // What one watcher has had so far.
 struct Owed {
   WatchSpec spec;
@@ -153,7 +158,10 @@ class HubThreads : public testing::Test {
         const int64_t progress = hub.Progress(id);
         owed.CheckProgress(progress);
         hub.Wait(id, 0.0005);
-        events_checked += owed.Check(hub.Take(id, random() % 500), source);
+        const size_t bytes_max = random() % 500;
+        const bool joined = random() % 2 == 0;
+        const auto batches = joined ? AsBatches(hub.TakeJoined(id, bytes_max)) : hub.Take(id, bytes_max);
+        events_checked += owed.Check(batches, source);
       }
       if (last) {
         bool ended = false;

@@ -273,6 +273,24 @@ def test_meta_survives_the_segment_that_it_stood_in(writer: str, dropper: str, t
             assert engine.read_meta() == b"who I am" and engine.count(b"\0", b"\0") == 10
 
 
+@pytest.mark.parametrize("writer", NAMES)
+def test_a_store_without_raft_writes_none_of_its_bytes(writer: str, tmp_path: Path) -> None:
+    """Entries are `term:u64 index:u64 batch` of term 1 and origin 0, as they were before there were members."""
+    path = tmp_path / "data"
+    with closing(open_engine(writer, path)) as engine:
+        engine.put(b"a", b"1")
+        engine.write_meta(b"meta")
+        index = engine.checkpoint()
+        engine.put(b"a", b"2")
+    records = [record for record, _ in recovery.scan(str(path / "log")).records]
+    assert [record.type for record in records] == [log.ENTRY, log.META, log.ENTRY, log.CLEAN]
+    for number, record in ((1, records[0]), (2, records[2])):
+        assert record.payload[:32] == struct.pack("<QQQQ", 1, number, 0, number)
+    blocks = blocks_of(path / "checkpoint" / checkpoint.checkpoint_name(index))
+    assert [type for type, _ in blocks] == [checkpoint.HEAD, checkpoint.RECORDS, checkpoint.META]
+    assert blocks[0][1] == struct.pack("<QQQqQQ", 1, 1, 2, -1, 1, 1)
+
+
 def forged(seal: Callable[[bytes], int]) -> bytes:
     """A record that would prove that everything in front of it was synced, at every offset modulo 8."""
     body = struct.pack("<IIB3sQQ", 0, 0, log.CLEAN, b"\0\0\0", 1 << 40, (1 << 40) - 1)

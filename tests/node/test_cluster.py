@@ -9,12 +9,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
 
-from support.cluster import Cluster, etcdctl
+from support.cluster import CTL_TIMEOUT_S, Cluster, etcdctl
 from support.fronts import FRONTS
 
 pytestmark = [
@@ -55,6 +57,18 @@ def test_statuses_agree_on_one_leader_and_term(cluster: Cluster) -> None:
     assert len({status["raftTerm"] for status in statuses.values()}) == 1
     assert {status["version"] for status in statuses.values()} == {"3.7.3"}
     assert not any(status.get("isLearner") for status in statuses.values())
+
+
+def test_metrics_tell_the_leader_from_the_others(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    for member in cluster.alive():
+        with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=CTL_TIMEOUT_S) as response:
+            text = response.read().decode()
+        told = {sample.name: sample.value for family in parse(text) for sample in family.samples if not sample.labels}
+        assert told["etcd_server_has_leader"] == 1 and told["etcd_server_is_learner"] == 0
+        assert told["etcd_server_is_leader"] == (member is leader)
+        assert told["etcd_server_leader_changes_seen_total"] >= 1
+        assert told["etcd_server_proposals_committed_total"] >= told["etcd_server_proposals_applied_total"] > 0
 
 
 def test_a_put_through_any_member_is_read_at_once_through_any_other(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ pytestmark = [
 MakeCluster = Callable[..., Cluster]
 
 
-@pytest.fixture(params=FRONTS)
+@pytest.fixture(params=FRONTS[:1])  # what is tested here is behind both front ends alike
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeCluster]:
     """make(names, *flags): a running cluster of these."""
     made: list[Cluster] = []
@@ -57,7 +57,7 @@ def rows(cluster: Cluster, at: str = "a") -> dict[str, dict[str, object]]:
 
 
 def test_a_member_alone_becomes_three(make: MakeCluster) -> None:
-    cluster = make("a")
+    cluster = make("a", "--strict-reconfig-check=false")
     cluster.ctl("put", "before", "1")
     join(cluster, "b").wait_ready()
     cluster.ctl("put", "between", "2", at="b")

@@ -148,11 +148,26 @@ def test_refusals(flags: dict[str, str], text: str) -> None:
 
 
 def test_what_has_no_effect_is_accepted_and_noted() -> None:
-    made = config(snapshot_count="5", max_snapshots="7", experimental_initial_corrupt_check="true")
+    made = config(
+        max_wals="7", heartbeat_interval="50", raft_read_timeout="1s", experimental_initial_corrupt_check="true"
+    )
     noted = [name for _, fields in made.notes for field, name in fields.items() if field != "reason"]
-    assert noted == ["max-snapshots", "InitialCorruptCheck"]
+    assert noted == ["max-wals", "raft-read-timeout", "InitialCorruptCheck"]
     assert config(experimental_watch_progress_notify_interval="5s").progress_interval_s == 5.0
     assert config(vv="1").notes == (("deprecated flag is ignored", {"flag": "vv"}),)
+
+
+def test_cluster_flags_are_taken() -> None:
+    made = config(
+        name="b", initial_cluster="a=http://127.0.0.1:1,b=http://127.0.0.1:3,b=http://127.0.0.1:2",
+        initial_cluster_state="existing", heartbeat_interval="50", election_timeout="600", snapshot_count="7",
+        snapshot_catchup_entries="3", pre_vote="false", strict_reconfig_check="false", max_learners="4",
+        initial_election_tick_advance="false", force_new_cluster="true",
+    )  # fmt: skip
+    assert made.initial_members == {"a": ("http://127.0.0.1:1",), "b": ("http://127.0.0.1:2", "http://127.0.0.1:3")}
+    assert (made.initial_cluster_state, made.heartbeat_interval_ms, made.election_ticks) == ("existing", 50, 12)
+    assert (made.snapshot_count, made.snapshot_catchup_entries, made.max_learners) == (7, 3, 4)
+    assert not (made.pre_vote or made.strict_reconfig_check or made.hurry_first_election) and made.force_new_cluster
 
 
 def test_the_environment_counts_unless_the_flag_is_given_too() -> None:

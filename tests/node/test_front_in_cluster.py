@@ -221,7 +221,7 @@ def test_what_waits_is_bounded_as_clients_know_it(start: Callable[..., Member]) 
     member = start(waiting_writes_max=3)
     member.serving = False
     waiting = [later(lambda: member.client.call("Put", rpc.PutRequest(key=b"a"))) for _ in range(3)]
-    poll(member, lambda: member.front.counters().get("started/etcdserverpb.KV/Put") == len(waiting))
+    poll(member, lambda: member.front.method_totals()["/etcdserverpb.KV/Put"][0] == len(waiting))
     refused = member.client.call("Put", rpc.PutRequest(key=b"a"))
     assert refused[:2] == (GrpcCode.UNKNOWN, "etcdserver: too many requests")
     member.do(member.catch_up)

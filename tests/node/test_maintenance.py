@@ -83,6 +83,13 @@ def test_what_is_not_there_yet_says_so(node: NodeProcess) -> None:
     assert node.call(MAINTENANCE, "Snapshot")[:2] == (12, f"fastkv: {MAINTENANCE}/Snapshot is not there yet")
 
 
+def test_a_member_alone_leads_and_stays(node: NodeProcess) -> None:
+    own = header_of(node.ok(MAINTENANCE, "Status")).unsigned(2)
+    node.ok(MAINTENANCE, "MoveLeader", int_field(1, own))
+    assert node.call(MAINTENANCE, "MoveLeader", int_field(1, 5))[:2] == (9, "etcdserver: bad leader transferee")
+    assert node.call(CLUSTER, "MemberRemove", int_field(1, 5))[:2] == (5, "etcdserver: member not found")
+
+
 def test_health(node: NodeProcess) -> None:
     assert node.ok(HEALTH, "Check").number(1) == 1
     assert node.call(HEALTH, "Check", bytes_field(1, b"x"))[:2] == (5, "unknown service")

@@ -221,6 +221,45 @@ def test_an_abandoned_snapshot_is_aborted_on_both_sides() -> None:
     run(test())
 
 
+def test_a_fault_while_writing_neither_hangs_nor_is_silent() -> None:
+    class FaultySink(Sink):
+        def write(self, data: bytes) -> None:
+            raise ZeroDivisionError("a fault of the sink")
+
+    class FaultyNode(FakeNode):
+        def make_sink(self) -> Sink:
+            return FaultySink() if len(self.sinks) < 3 else Sink()
+
+    async def test() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+        one, two = Site(1), Site(2, node=FaultyNode())
+        async with running(one, two):
+            assert await one.peers.send_snapshot(snapshot(1, 2), Source(MIB))
+            assert len(faults) == 3 and all(isinstance(fault, ZeroDivisionError) for fault in faults)
+            assert [sink.aborted for sink in two.node.sinks] == [True, True, True, False]
+
+    run(test())
+
+
+def test_attempts_that_get_no_further_come_to_an_end() -> None:
+    class ForgetfulNode(FakeNode):
+        async def snapshot_done(self, message: object, sink: SnapshotSink) -> bool:
+            for inbound in list(two.peers._inbound.values()):
+                inbound.connection.cut("again and again, at the end")
+            return True
+
+    limits = dataclasses.replace(QUICK, snapshot_patience_s=0.3)
+    one, two = Site(1, limits), Site(2, limits, node=ForgetfulNode())
+
+    async def test() -> None:
+        async with running(one, two):
+            assert not await one.peers.send_snapshot(snapshot(1, 2), Source(MIB))
+            assert len(two.node.sinks) > 1 and one.log.has("gave up sending a snapshot")
+
+    run(test())
+
+
 def test_cancelled_or_closed_while_sending_leaves_nothing_behind() -> None:
     async def test() -> None:
         limits = dataclasses.replace(QUICK, snapshot_bytes_s=4 * MIB)

@@ -182,6 +182,31 @@ def test_a_certificate_that_the_node_does_not_let_in_is_refused_before_anything_
     run(test())
 
 
+def test_a_check_that_fails_or_never_ends_lets_nobody_in_and_leaves_nothing(ours: Authority) -> None:
+    async def test() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+        one, two = secure(1, ours), secure(2, ours)
+
+        async def check(session: ssl.SSLObject, address: str) -> str:
+            if len(faults) < 2:
+                raise ZeroDivisionError("a fault of the node")
+            await asyncio.Event().wait()
+            return ""
+
+        two.peers._check_certificate = check
+        async with running(one, two, introduce=False):
+            one.peers.set_members({2: [two.url]})
+            gate = two.peers._gate
+            assert gate is not None
+            await until(lambda: len(faults) == 2 and len(gate._opening) == 2, "two failed, two wait")
+            assert not one.connected(2)
+        own = asyncio.current_task()
+        await until(lambda: asyncio.all_tasks() == {own}, "no task is left")
+
+    run(test())
+
+
 def test_contexts_are_asked_for_before_each_handshake(ours: Authority, theirs: Authority) -> None:
     async def test() -> None:
         one, two = secure(1, ours), secure(2, ours)

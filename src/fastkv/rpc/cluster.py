@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastkv.rpc.status import malformed
+from fastkv.rpc.status import malformed, member_not_found, member_not_learner, not_enough_started
 from fastkv.rpc.wire import Message, bytes_field, int_field, message_field
 from fastkv.server.cluster.membership import Member
 from fastkv.server.node import Node
@@ -32,6 +32,13 @@ def _urls(request: Message, field: int) -> list[str]:
         raise malformed(is_stream=False, reason="string field contains invalid UTF-8") from None
 
 
+def _of_one_alone(node: Node, id: int) -> bool:
+    """Whether it is the id of a member that is alone. What is refused anyway shall not make it drive Raft."""
+    if node.cluster is None and id != node.identity.member_id:
+        raise member_not_found()
+    return node.cluster is None
+
+
 async def member_list(node: Node, request: bytes) -> bytes:
     if Message(request).unsigned(1):
         await node.confirm_read()
@@ -52,18 +59,23 @@ async def member_add(node: Node, request: bytes) -> bytes:
 
 async def member_remove(node: Node, request: bytes) -> bytes:
     id = Message(request).unsigned(1)
+    if _of_one_alone(node, id):
+        raise not_enough_started()
     membership = await (await node.several()).changes.remove(id)
     return _response(node, membership.members)
 
 
 async def member_update(node: Node, request: bytes) -> bytes:
     asked = Message(request)
+    _of_one_alone(node, asked.unsigned(1))
     membership = await (await node.several()).changes.update(asked.unsigned(1), _urls(asked, 2))
     return _response(node, membership.members)
 
 
 async def member_promote(node: Node, request: bytes) -> bytes:
     id = Message(request).unsigned(1)
+    if _of_one_alone(node, id):
+        raise member_not_learner()
     membership = await (await node.several()).promote(id)
     return _response(node, membership.members)
 

@@ -187,11 +187,7 @@ class Metrics:
             counters=self._traffic.counters(),
             stats=node.engine.stats(),
             sync_times=node.engine.sync_times(),
-            waiting=node.waiting,
-            quota_bytes=node.config.quota_bytes,
-            member_id=node.identity.member_id,
-            engine=node.engine.name,
-            cluster_version=node.downgrade.cluster_version.rpartition(".")[0],
+            member=_member(node),
         )
         encode, content_type = choose_encoder(accept)
         if "escaping=" not in content_type:
@@ -206,6 +202,27 @@ class Metrics:
         return make, content_type
 
 
+def _member(node: Node) -> list[Metric]:
+    """What it is in its cluster."""
+    own = node.identity.member_id
+    return [
+        _gauge("etcd_server_has_leader", node.knows_leader),
+        _gauge("etcd_server_is_leader", node.leader == own),
+        _gauge("etcd_server_is_learner", node.is_learner),
+        _counter("etcd_server_leader_changes_seen", node.leader_changes),
+        _counter("etcd_server_heartbeat_send_failures", 0),
+        _gauge("etcd_server_proposals_committed_total", node.commit_index),
+        _gauge("etcd_server_proposals_applied_total", node.engine.applied_index),
+        _gauge("etcd_server_proposals_pending", node.waiting),
+        _counter("etcd_server_proposals_failed", 0),
+        _gauge("etcd_server_quota_backend_bytes", node.config.quota_bytes),
+        _labelled("etcd_server_id", server_id=f"{own:x}"),
+        _labelled("etcd_server_version", server_version=API_VERSION),
+        _labelled("etcd_cluster_version", cluster_version=node.downgrade.cluster_version.rpartition(".")[0]),
+        _labelled("fastkv_info", version=__version__, engine=node.engine.name),
+    ]
+
+
 class _Scrape(Collector):
     """The numbers of one moment, as prometheus_client's families."""
 
@@ -216,26 +233,18 @@ class _Scrape(Collector):
         counters: Mapping[str, float],
         stats: Mapping[str, int],
         sync_times: tuple[Sequence[int], float],
-        waiting: int,
-        quota_bytes: int,
-        member_id: int,
-        engine: str,
-        cluster_version: str,
+        member: Sequence[Metric],
     ) -> None:
         self._kinds = kinds
         self._calls = calls
         self._counters = counters
         self._stats = stats
         self._sync_times = sync_times
-        self._waiting = waiting
-        self._quota_bytes = quota_bytes
-        self._member_id = member_id
-        self._engine = engine
-        self._cluster_version = cluster_version
+        self._member = member
 
     def collect(self) -> Iterator[Metric]:
         yield from self._grpc()
-        yield from self._server()
+        yield from self._member
         yield from self._store()
         yield from self._own()
 
@@ -260,24 +269,6 @@ class _Scrape(Collector):
                 handled.add_metric((*values, code), count)
             handling.add_metric(values, _buckets(CALL_BOUNDS, counts.took), counts.took_s)
         yield from (started, handled, received, sent, handling)
-
-    # -- the member -------------------------------------------------------------------------------------------
-    def _server(self) -> Iterator[Metric]:
-        applied = self._stats["applied_index"]
-        yield _gauge("etcd_server_has_leader", 1)
-        yield _gauge("etcd_server_is_leader", 1)
-        yield _gauge("etcd_server_is_learner", 0)
-        yield _counter("etcd_server_leader_changes_seen", 1)
-        yield _counter("etcd_server_heartbeat_send_failures", 0)
-        yield _gauge("etcd_server_proposals_committed_total", applied)
-        yield _gauge("etcd_server_proposals_applied_total", applied)
-        yield _gauge("etcd_server_proposals_pending", self._waiting)
-        yield _counter("etcd_server_proposals_failed", 0)
-        yield _gauge("etcd_server_quota_backend_bytes", self._quota_bytes)
-        yield _labelled("etcd_server_id", server_id=f"{self._member_id:x}")
-        yield _labelled("etcd_server_version", server_version=API_VERSION)
-        yield _labelled("etcd_cluster_version", cluster_version=self._cluster_version)
-        yield _labelled("fastkv_info", version=__version__, engine=self._engine)
 
     # -- the store --------------------------------------------------------------------------------------------
     def _store(self) -> Iterator[Metric]:

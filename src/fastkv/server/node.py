@@ -257,6 +257,11 @@ class Node:
         return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
 
     @property
+    def leader_changes(self) -> int:
+        """How many leaders it has seen since its start; of a member alone itself."""
+        return 1 if self.cluster is None else self.cluster.leader_changes
+
+    @property
     def commit_index(self) -> int:
         return self.engine.applied_index if self.cluster is None else self.cluster.raft.log.commit
 
@@ -279,7 +284,6 @@ class Node:
     async def _end_alone(self) -> None:
         """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
         listeners = peer_port.bind(self.config)
-        self.start_of_life = self.start_of_life._replace(alone=False)
         direct, holding = self._committer, Holding()
         self._committer = holding
         await self._end_direct(direct, Sequences(self.identity.session))
@@ -290,6 +294,8 @@ class Node:
             except QuotaError as error:
                 self.set_disk_full(error)
                 await asyncio.sleep(FULL_DISK_RETRY_S)
+        membership = await self.work(bootstrap.settle, self.engine, self.start_of_life.membership)
+        self.start_of_life = self.start_of_life._replace(alone=False, membership=membership)
         self.cluster = self._make_cluster(listeners)
         self._committer = self._make_committer()
         self._revocations = self.cluster.own_commands(self._apply_outcome, bound=True)

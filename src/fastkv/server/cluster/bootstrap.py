@@ -36,7 +36,10 @@ TAKE_OVER_BYTES = 16 << 20
 
 
 class Start(NamedTuple):
-    """alone: this member is the whole cluster, and nothing in its log says otherwise."""
+    """
+    alone: this member is the whole cluster, and nothing in its log says otherwise. Then its store may hold no
+    membership: one that the library made, or a node before there were clusters. `settle` gives it one when it is needed.
+    """
 
     identity: Identity
     membership: Membership
@@ -64,23 +67,22 @@ def start(config: Config, engine: ReplicatedEngine, log: Log, tls: ssl.SSLContex
     alone = len(members) == 1
     if not alone:
         _refuse_known(config, identity, tls)
-    if engine.log_last > 0:
-        membership = _take_library(engine, members)
+        if engine.applied_index > 0:
+            text = "the data directory holds a store already; start it as the only member, then add the others"
+            raise ConfigError(text, "fatal", data_dir=config.data_dir)
+    if alone and engine.log_last > 0:
+        membership = Membership(tuple(members))  # written by the library: see Start
     else:
         membership = _first_entries(engine, members, apply=alone)
     engine.write_meta(identities.encode(identity))
     return Start(identity, membership, alone)
 
 
-def _take_library(engine: ReplicatedEngine, members: Sequence[Member]) -> Membership:
-    """The directory of a store that was a library so far: all it holds was there before the first member."""
-    if len(members) > 1:
-        raise ConfigError(
-            "--initial-cluster: the data directory holds a store that no cluster has written; start one member with it, "
-            "then add the others",
-            "fatal",
-        )
-    membership = Membership(tuple(members), base=engine.applied_index)
+def settle(engine: ReplicatedEngine, membership: Membership) -> Membership:
+    """The membership that the store holds, given to it if it holds none. Writes a checkpoint then."""
+    if engine.membership:
+        return memberships.decode(engine.membership)
+    membership = membership._replace(base=engine.applied_index)
     engine.set_membership(memberships.encode(membership))
     return membership
 
@@ -155,12 +157,7 @@ def _join(config: Config, own: tuple[str, ...], tls: ssl.SSLContext | None) -> I
 def _restart(config: Config, engine: ReplicatedEngine, known: Identity, log: Log) -> Start:
     membership = memberships.decode(engine.membership)
     if not membership.members and not known.remotes and engine.applied_index == engine.log_last:
-        # Written before there were clusters.
-        own = Member(known.member_id, config.name, known.peer_urls)
-        if engine.log_last == 0:
-            membership = _first_entries(engine, [own], apply=True)
-        else:
-            membership = _take_library(engine, [own])
+        membership = Membership((Member(known.member_id, config.name, known.peer_urls),))
     if config.force_new_cluster:
         membership = _take_over(engine, known, membership, config)
     only = membership.conf().voters == (known.member_id,) and len(membership.members) == 1

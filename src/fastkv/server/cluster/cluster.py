@@ -139,6 +139,7 @@ class Cluster:
         }
         self.peering.on_active = self._hurry_first_election
         self.changes.membership = start.membership
+        self.leader_changes = 0  # seen since the start
         self._remotes = identity.remotes
         self._changed: list[tuple[Entry, Error | None]] = []
         self._news = asyncio.Event()
@@ -353,6 +354,7 @@ class Cluster:
                 self._log.info(f"raft.node: {own} lost leader {before:x} at term {state.term}")
             else:
                 self.led_since = self._now()
+                self.leader_changes += 1
                 self._hurried = True
                 if state.role is Role.LEADER:
                     self._log.info(f"{own} became leader at term {state.term}")

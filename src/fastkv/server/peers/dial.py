@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from fastkv.raft.codec import DecodeError
 from fastkv.server.peers import addresses
 from fastkv.server.peers.connection import SOCKET_BEHIND_BYTES, Connection
 from fastkv.server.peers.context import Context
@@ -48,7 +49,7 @@ class ConnectError(Exception):
 class Outgoing:
     """One connection to a member. `receive` gets what the other side says behind its WELCOME, but for PONG.
 
-    receive may raise WireError (or its cousin of raft.codec, a ValueError too), which cuts the connection.
+    receive may raise WireError and DecodeError, which cut the connection.
     """
 
     def __init__(self, context: Context, member: int, stream: Stream, receive: Receive) -> None:
@@ -128,7 +129,7 @@ class Outgoing:
                     self._receive(kind, body)
                 if connection.closing:
                     return
-        except ValueError as error:
+        except (WireError, DecodeError) as error:
             connection.cut(f"it sent what it must not: {error}")
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:

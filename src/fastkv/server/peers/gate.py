@@ -18,6 +18,7 @@ from fastkv.server.peers.addresses import Listener
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.inbound import CLOSES, Inbound
 from fastkv.server.peers.reasons import describe
+from fastkv.server.peers.tasks import fault
 
 BACKLOG = 128
 ACCEPTS = 16  # in one turn of the loop
@@ -131,5 +132,10 @@ class Gate:
 
     def _opened(self, accepted: socket.socket, inbound: Inbound, task: asyncio.Task[None]) -> None:
         del self._opening[task]
+        if task.cancelled():
+            inbound.connection.cut(CLOSES)
+        elif (error := task.exception()) is not None:
+            inbound.connection.cut("its certificate could not be checked")
+            fault(task, error)
         if inbound.connection.transport is None:  # else it is the transport's
             accepted.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from fastkv.raft.codec import DecodeError
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.probes import Probes
@@ -42,7 +43,7 @@ class Receiver(Protocol):
     """Takes one admitted stream's frames."""
 
     def batch(self, frames: list[tuple[int, memoryview]]) -> None:
-        """(kind, body) of all that one read has brought. ValueError cuts the connection."""
+        """(kind, body) of all that one read has brought. WireError and DecodeError cut the connection."""
 
     def lost(self) -> None: ...
 
@@ -127,7 +128,7 @@ class Inbound:
                 self._receiver.batch(batch)
             if connection.waiting_bytes > BEHIND_BYTES_MAX:
                 connection.cut("it does not take in what it asked for")
-        except ValueError as error:
+        except (WireError, DecodeError) as error:
             connection.cut(f"it sent what it must not: {error}")
 
     def lost(self, connection: Connection, reason: str | Exception | None) -> None:

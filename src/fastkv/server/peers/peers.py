@@ -20,7 +20,7 @@ from fastkv.server.peers.addresses import Listener
 from fastkv.server.peers.connection import Connection
 from fastkv.server.peers.context import Context
 from fastkv.server.peers.gate import Gate
-from fastkv.server.peers.inbound import Inbound, Receiver, judge
+from fastkv.server.peers.inbound import CLOSES, Inbound, Receiver, judge
 from fastkv.server.peers.member import Member
 from fastkv.server.peers.reasons import Log, QuietLog
 from fastkv.server.peers.snapshot_receive import Arrivals, Receiving
@@ -128,7 +128,7 @@ class Peers:
         self._removed |= {*self._urls, *removed} - {*members}
         self._removed -= {*members}
         self._urls = {member: tuple(urls) for member, urls in members.items() if member != self._identity.member_id}
-        if self._context is not None:
+        if self._sweeper is not None:
             self._match()
 
     # -- sending ----------------------------------------------------------------------------------------------
@@ -183,6 +183,8 @@ class Peers:
     # -- Door -------------------------------------------------------------------------------------------------
     def admit(self, inbound: Inbound, hello: Hello) -> tuple[Refusal, str] | Receiver:
         assert self._context is not None
+        if self._sweeper is None:
+            return Refusal.STRANGERS, CLOSES
         verdict = judge(self._context, hello, self._removed.__contains__)
         if verdict is not None:
             return verdict

@@ -73,7 +73,7 @@ class Arrivals:
         return arrival
 
     def leave(self, arrival: Arrival) -> None:
-        """The connection ended, the bytes stay for the next."""
+        """Its user does nothing more with it. If it is not finished, the bytes stay for the next connection."""
         arrival.user = None
         arrival.left_at = self._context.loop.time()
 
@@ -98,7 +98,8 @@ class Arrivals:
             self._abort(sender)
 
     def _abort(self, sender: int) -> None:
-        self._arrivals.pop(sender).sink.abort()
+        if (arrival := self._arrivals.pop(sender, None)) is not None:
+            arrival.sink.abort()
 
 
 class Receiving:
@@ -151,6 +152,7 @@ class Receiving:
 
     # -- the task ---------------------------------------------------------------------------------------------
     async def _run(self, message: Message) -> None:
+        arrival: Arrival | None = None
         try:
             arrival = await self._arrivals.take(self, message)
             if arrival is None:
@@ -160,6 +162,8 @@ class Receiving:
             self._reply(Frame.RESUME, arrival.sink.size)
             sink = await self._write(arrival)
         finally:
+            if arrival is not None:
+                self._arrivals.leave(arrival)
             self.ended.set()
         if sink is not None:
             self._reply(Frame.DONE, await self._context.events.snapshot_done(message, sink))
@@ -168,6 +172,7 @@ class Receiving:
         self._arrivals.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._inbound.connection.cut("taking in the snapshot failed")
+            self._arrivals.failed(self._member)
             fault(task, error)
 
     async def _write(self, arrival: Arrival) -> SnapshotSink | None:
@@ -187,7 +192,6 @@ class Receiving:
                 if was_high and self._waiting_bytes <= WAITING_BYTES_HIGH:
                     self._inbound.connection.resume()
             elif self._lost:
-                self._arrivals.leave(arrival)
                 return None
             elif self._size is not None:
                 if sink.size != self._size:

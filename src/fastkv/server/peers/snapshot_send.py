@@ -42,6 +42,7 @@ class SnapshotSending:
         self._message = message
         self._source = source
         self._size = source.size
+        self._furthest = -1  # the offset up to which bytes have gone; an attempt that gets no further is no progress
         self._progress_at = context.loop.time()
         self._resume: asyncio.Future[int] = context.loop.create_future()
         self._done: asyncio.Future[bool] = context.loop.create_future()
@@ -106,6 +107,7 @@ class SnapshotSending:
             raise ConnectError(f"it has {offset} bytes of a snapshot of {self._size}")
         if offset:
             self._context.log.info("resuming a snapshot", member_id=f"{self._member:x}", offset=offset)
+        self._went_to(offset)
         began_at, first = loop.time(), offset
         chunk_bytes = limits.snapshot_chunk_bytes
         while offset < self._size:
@@ -120,11 +122,16 @@ class SnapshotSending:
                 if self._done.done():
                     return False
                 offset += len(chunk)
+                self._went_to(offset)
                 ahead_s = 0.0
                 if limits.snapshot_bytes_s:
                     ahead_s = began_at + (offset - first) / limits.snapshot_bytes_s - loop.time()
                 await asyncio.sleep(max(ahead_s, 0.0))  # also without a rate: the loop has more urgent things to do
         return True
+
+    def _went_to(self, offset: int) -> None:
+        if offset > self._furthest:
+            self._furthest, self._progress_at = offset, self._context.loop.time()
 
     async def _drained(self, outgoing: Outgoing) -> None:
         try:
@@ -134,7 +141,6 @@ class SnapshotSending:
             raise ConnectError("it takes in nothing more") from None
         if outgoing.ended.done():
             raise ConnectError(outgoing.ended.result())
-        self._progress_at = self._context.loop.time()
 
     def _receive(self, kind: int, body: memoryview) -> None:
         if kind == Frame.RESUME and not self._resume.done() and not self._done.done():
