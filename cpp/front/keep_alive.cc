@@ -146,7 +146,7 @@ bool KeepAliveStream::AnswerFirst(int64_t now_ns) {
   const Asked first = asked_.front();
   int64_t ttl = first.ttl;
   if (ttl < 0) {
-    const LeaseTimer timer = owner_->parts_->timer->load(std::memory_order_acquire);
+    const LeaseTimer timer = owner_->parts_->Timer();
     if (timer == LeaseTimer::kElsewhere) Forward();
     const bool mine =
         timer == LeaseTimer::kAlone || (timer == LeaseTimer::kLeader && first.round <= owner_->confirmed_);
@@ -163,7 +163,7 @@ bool KeepAliveStream::AnswerFirst(int64_t now_ns) {
 }
 
 void KeepAliveStream::AwaitRound() {
-  if (asked_.empty() || owner_->parts_->timer->load(std::memory_order_acquire) != LeaseTimer::kLeader) return;
+  if (asked_.empty() || owner_->parts_->Timer() != LeaseTimer::kLeader) return;
   owner_->round_begun_ = true;
   owner_->confirming_.insert(call_->id());
 }

@@ -39,6 +39,12 @@ struct KeepAliveParts {
   LeaseClock* leases = nullptr;
   const ErrorTable* errors = nullptr;
   const std::atomic<LeaseTimer>* timer = nullptr;
+  bool outside = false;  // Python is asked for every renewal, also of leases that are timed here
+
+  LeaseTimer Timer() const {
+    const LeaseTimer found = timer->load(std::memory_order_acquire);
+    return outside && found != LeaseTimer::kNobody ? LeaseTimer::kElsewhere : found;
+  }
 };
 
 // The streams of one IoThread.

@@ -120,7 +120,7 @@ NodeService::NodeService(Backend* backend, ServiceOptions options)
     AddMethod(cold.path, cold.streams ? Method::kStreaming : Method::kUnary);
   }
   watch_parts_ = {backend_, &watches_, &errors_, &metrics_, &ticker_, options_.watch};
-  keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_};
+  keep_alive_parts_ = {backend_, &leases_, &errors_, &lease_timer_, options_.renewals_outside};
   range_stream_parts_ = {backend_, &readers_, &errors_, options_.chunk_bytes,
                          [this](Call* call, std::string_view request, const std::shared_ptr<RangeStream::Link>& link) {
                            const uint8_t mode = mode_.load(std::memory_order_relaxed);

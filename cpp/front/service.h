@@ -66,6 +66,7 @@ struct ServiceOptions {
   uint64_t member_id = 0;
   uint64_t quota_bytes = 0;  // 0: none
   int64_t lease_ttl_min_s = 0;
+  bool renewals_outside = false;  // an event kRenew asks for all of them
   int64_t request_timeout_ns = 0;
   int64_t election_timeout_ns = 1'000'000'000;
   uint64_t first_sequence = 0;    // not 0: a member of several from the beginning, as UseRaft, and without a leader

@@ -42,6 +42,7 @@ class Front:
         slow_call_s: float,
         fragment_bytes: int,
         progress_interval_s: float,
+        renewals_outside: bool = ...,
         proposer: str = "direct",
         first_sequence: int = 0,
         election_timeout_s: float = 1.0,

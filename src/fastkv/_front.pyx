@@ -100,7 +100,7 @@ cdef class Front:
     def __init__(
         self, engine, *, error_rows, cold, int io_threads, int reader_threads, size_t chunk_bytes,
         uint64_t member_id, uint64_t quota_bytes, int64_t lease_ttl_min_s, double request_timeout_s, int at_once_writes_max, double slow_batch_s,
-        double slow_call_s, size_t fragment_bytes, double progress_interval_s, str proposer="direct",
+        double slow_call_s, size_t fragment_bytes, double progress_interval_s, cbool renewals_outside=False, str proposer="direct",
         uint64_t first_sequence=0, double election_timeout_s=1.0, size_t waiting_writes_max=0,
         size_t waiting_bytes_max=0,
     ):
@@ -126,6 +126,7 @@ cdef class Front:
         options.member_id = member_id
         options.quota_bytes = quota_bytes
         options.lease_ttl_min_s = lease_ttl_min_s
+        options.renewals_outside = renewals_outside
         options.request_timeout_ns = <int64_t>(request_timeout_s * 1e9)
         options.election_timeout_ns = <int64_t>(election_timeout_s * 1e9)
         options.first_sequence = first_sequence

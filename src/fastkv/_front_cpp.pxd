@@ -188,6 +188,7 @@ cdef extern from "front/service.h" namespace "fastkv::front" nogil:
         uint64_t member_id
         uint64_t quota_bytes
         int64_t lease_ttl_min_s
+        cbool renewals_outside
         int64_t request_timeout_ns
         int64_t election_timeout_ns
         uint64_t first_sequence

@@ -138,10 +138,6 @@ def test_every_default_can_be_read() -> None:
         ),
         ({"client_cert_allowed_cn": "a"}, "flag provided but not defined: -client-cert-allowed-cn"),
         (
-            {"feature_gates": "AllAlpha=1"},
-            "--feature-gates=AllAlpha=1: LeaseCheckpoint: fastkv does not have checkpointing of leases yet",
-        ),
-        (
             {"feature_gates": "LeaseCheckpointPersist=true"},
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
         ),
@@ -298,5 +294,6 @@ def test_gates_by_stage_by_name_and_by_their_old_flags() -> None:
     assert parse_gates("")["FastLeaseKeepAlive"] and not parse_gates("")["CompactHashCheck"]
     by_stage = parse_gates("AllAlpha=true,LeaseCheckpoint=false,FastLeaseKeepAlive=false")
     assert by_stage["CompactHashCheck"] and not by_stage["LeaseCheckpoint"] and not by_stage["FastLeaseKeepAlive"]
+    assert config(feature_gates="AllAlpha=true").lease_checkpoints and not config().lease_checkpoints
     made = config(experimental_compact_hash_check_enabled="true", feature_gates="StopGRPCServiceOnDefrag=true")
     assert [fields["gate"] for _, fields in made.notes] == ["CompactHashCheck", "StopGRPCServiceOnDefrag"]

@@ -33,6 +33,11 @@ SHADOWED = (
 )
 
 
+CHECKPOINTS_WITHOUT_PERSISTENCE = (
+    "Detected that checkpointing is enabled without persistence. Consider enabling feature gate LeaseCheckpointPersist"
+)
+
+
 class UsageError(Exception):
     """A flag that cannot be read: one line and the usage on stderr, exit code 2."""
 
@@ -77,6 +82,7 @@ class Config(NamedTuple):
     reuse_port: bool
     compaction_batch_limit: int
     compaction_sleep_s: float
+    lease_checkpoints: bool
     compaction_period_s: float  # automatic compaction: at most one of the two
     compaction_revisions: int
     progress_interval_s: float
@@ -262,6 +268,7 @@ def _check(values: dict[str, Value], notes: list[tuple[str, dict[str, object]]])
         reuse_port=on("socket-reuse-port"),
         compaction_batch_limit=max(1, number("compaction-batch-limit")),
         compaction_sleep_s=seconds("compaction-sleep-interval"),
+        lease_checkpoints=parse_gates(text("feature-gates"))["LeaseCheckpoint"],
         compaction_period_s=retention if text("auto-compaction-mode") == "periodic" else 0.0,
         compaction_revisions=int(retention) if text("auto-compaction-mode") == "revision" else 0,
         progress_interval_s=max(seconds("watch-progress-notify-interval"), PROGRESS_INTERVAL_MIN_S),
@@ -372,9 +379,9 @@ def _check_gates(text: str, notes: list[tuple[str, dict[str, object]]]) -> None:
         raise UsageError(f'invalid value "{text}" for flag -feature-gates: {reason}') from None
     if why_not := contradiction(on):
         raise ConfigError(why_not)
+    if on["LeaseCheckpoint"] and not on["LeaseCheckpointPersist"]:
+        notes.append((CHECKPOINTS_WITHOUT_PERSISTENCE, {}))
     for name, gate in GATES.items():
-        if on[name] and gate.absent:
-            raise ConfigError(f"--feature-gates={text}: {name}: fastkv does not have {gate.absent} yet")
         if on[name] and gate.note:
             notes.append(("feature gate has no effect", {"gate": name, "reason": gate.note}))
 

@@ -1,8 +1,7 @@
 """
 etcd's feature gates: their stages and defaults, and what `--feature-gates` makes of them.
 
-Owns the table and the rules between gates. A gate is obeyed, or has nothing to do in fastkv (`note` says why), or is
-refused where it is turned on (`absent` says what is missing).
+Owns the table and the rules between gates. A gate is obeyed, or has nothing to do in fastkv: `note` says why.
 """
 
 from __future__ import annotations
@@ -18,11 +17,9 @@ class Gate(NamedTuple):
     stage: str
     default: bool = False
     note: str = ""
-    absent: str = ""
 
 
 ONE_MEMBER = "one member has nobody to compare with"
-CHECKPOINTS = "checkpointing of leases"
 
 GATES: dict[str, Gate] = {
     "AllAlpha": Gate(ALPHA),
@@ -30,8 +27,8 @@ GATES: dict[str, Gate] = {
     "CompactHashCheck": Gate(ALPHA, note=ONE_MEMBER),
     "FastLeaseKeepAlive": Gate(BETA, True),
     "InitialCorruptCheck": Gate(ALPHA, note=ONE_MEMBER),
-    "LeaseCheckpoint": Gate(ALPHA, absent=CHECKPOINTS),
-    "LeaseCheckpointPersist": Gate(ALPHA, absent=CHECKPOINTS),
+    "LeaseCheckpoint": Gate(ALPHA),
+    "LeaseCheckpointPersist": Gate(ALPHA, note="checkpoints of leases are always kept"),
     "PriorityRequest": Gate(ALPHA, note="the node's own revocations wait for no client"),
     "SetMemberLocalAddr": Gate(ALPHA, note="one member connects to nobody"),
     "StopGRPCServiceOnDefrag": Gate(ALPHA, note="there is nothing to defragment"),

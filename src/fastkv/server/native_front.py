@@ -93,6 +93,7 @@ class NativeNode(Node):
             slow_call_s=config.warning_request_s,
             fragment_bytes=config.receive_bytes_max,
             progress_interval_s=config.progress_interval_s,
+            renewals_outside=config.lease_checkpoints,
             proposer="direct" if self.cluster is None else "raft",
             first_sequence=0 if self.cluster is None else self.cluster.sequences.front,
             election_timeout_s=config.election_timeout_s,
@@ -175,13 +176,16 @@ class NativeNode(Node):
             self.cluster.loop.kick()
 
     def renew(self, leases: list[int]) -> None:
-        """Clients renew these here, but the leader times them."""
+        """Clients renew these here, but the leader times them, or a checkpoint may stand in the way."""
         self._spawn(self._renew(leases))
 
     async def _renew(self, leases: list[int]) -> None:
-        assert self.cluster is not None
         with suppress(Error):  # who is not answered is told when its time is up
-            self.hot.renewed(await self.cluster.leases.renew_all(leases))
+            if self.cluster is not None:
+                self.hot.renewed(await self.cluster.leases.renew_all(leases))
+                return
+            ttls = await asyncio.gather(*map(self.renew_here, leases))
+            self.hot.renewed(zip(leases, ttls, strict=True))
 
 
 class NativeSource:

@@ -36,6 +36,7 @@ from fastkv.rpc import wire
 from fastkv.rpc.status import stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
+from fastkv.server.checkpoints import Checkpoints
 from fastkv.server.closing import in_time
 from fastkv.server.cluster import bootstrap, following, peer_port
 from fastkv.server.cluster.cluster import Cluster
@@ -113,6 +114,10 @@ class Node:
             lambda: self.lessor, log, now, self._propose_revocation, self._may_expire, self.request_timeout_s
         )
 
+        self.checkpoints = Checkpoints(
+            self.engine, lambda: self.lessor, now, self.propose, lambda: self._expiry.leads, log
+        )
+
     def _options(self) -> engine_module.Options:
         config, log = self.config, self.log
         return engine_module.Options(
@@ -152,6 +157,8 @@ class Node:
         self._committer.start()
         self.restore()
         self._spawn(self._expiry.run())
+        if self.config.lease_checkpoints:
+            self._spawn(self.checkpoints.run(asyncio.sleep))
         if self.compactor:
             self._spawn(compactors.run(self.compactor, asyncio.sleep))
         member = f"{self.identity.member_id:x}"
@@ -181,6 +188,7 @@ class Node:
     def _restore_leases(self) -> None:
         """All leases get their time again, and some more: nobody knows when their clients were last heard."""
         self.lessor.restore(self.engine.leases(), self.now(), self.config.election_timeout_s)
+        self.checkpoints.restore()
         self._expiry.hurry()
 
     async def close(self) -> bool:
@@ -494,7 +502,7 @@ class Node:
 
     async def renew_lease(self, lease: int) -> int:
         """The granted TTL, counted anew; 0 if there is no such lease. Of one that is due the revocation is awaited."""
-        return await (self._expiry.renew(lease) if self.cluster is None else self.cluster.leases.renew(lease))
+        return await (self.renew_here(lease) if self.cluster is None else self.cluster.leases.renew(lease))
 
     async def remaining(self, lease: int) -> tuple[int, int] | None:
         """(remaining seconds, granted TTL), None if there is no such lease."""
@@ -505,6 +513,7 @@ class Node:
         return self.lessor.ids() if self._expiry.leads else [lease for lease, _, _ in self.engine.leases()]
 
     async def renew_here(self, lease: int) -> int:
+        await self.checkpoints.clear(lease)
         return await self._expiry.renew(lease)
 
     def remaining_here(self, lease: int) -> tuple[int, int] | None:
