@@ -41,8 +41,6 @@ def test_only_a_read_of_one_key_runs_on_the_event_loop(request_: bytes, inline: 
     async def confirm_read() -> None:
         """A member alone needs no confirmation."""
 
-    node: Any = SimpleNamespace(
-        engine=SimpleNamespace(range=range), work=asyncio.to_thread, confirm_read=confirm_read
-    )
+    node: Any = SimpleNamespace(engine=SimpleNamespace(range=range), work=asyncio.to_thread, confirm_read=confirm_read)
     assert asyncio.run(kv.range_(node, request_)) == request_
     assert (threads == [threading.get_ident()]) is inline

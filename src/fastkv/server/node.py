@@ -270,7 +270,7 @@ class Node:
             if self.cluster is None:
                 await self._end_alone()
             assert self.cluster is not None
-            await self.cluster.leader_known()
+            await self.cluster.leader_in_time()
             return self.cluster
 
     async def _end_alone(self) -> None:

@@ -52,6 +52,7 @@ from fastkv.server.cluster.proposals import Proposals
 from fastkv.server.cluster.reads import Reads
 from fastkv.server.cluster.storage import EngineStorage
 from fastkv.server.log import Log
+from fastkv.server.peers import PeerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,6 +277,14 @@ class Cluster:
         while self.raft.leader == NO_MEMBER:
             await self._news_wait()
 
+    async def leader_in_time(self) -> None:
+        """As leader_known, within a request's time."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self.leader_known()
+        except TimeoutError:
+            raise status.timed_out() from None
+
     async def leader_changed(self) -> None:
         leader, term = self.raft.leader, self.raft.term
         while (leader, term) == (self.raft.leader, self.raft.term):
@@ -315,11 +324,13 @@ class Cluster:
     # -- what operators ask for -------------------------------------------------------------------------------
     async def promote(self, id: int) -> Membership:
         """By the leader, wherever it is; the checks that need no leader are made here."""
-        async with asyncio.timeout(self._timeout_s):
-            await self.leader_known()
+        await self.leader_in_time()
         if self.leads:
             return await self.changes.promote(id)
-        answer = await self.peering.ask(self.raft.leader, "promote", id.to_bytes(8, "big"), self._timeout_s)
+        try:
+            answer = await self.peering.ask(self.raft.leader, "promote", id.to_bytes(8, "big"), self._timeout_s)
+        except PeerError:
+            raise status.timed_out() from None
         if answer:
             code, _, text = answer.decode().partition(" ")
             raise status.RpcError(GrpcCode(int(code)), text)
@@ -423,6 +434,7 @@ class Cluster:
 
     def disk_is_full(self, error: Error | None) -> None:
         self._node.set_disk_full(error)
+        self.proposals.refuse_with = error
         if error is not None and (to := self.handover.successor()) != NO_MEMBER:
             # Somebody with room leads better; this member's clients are refused meanwhile.
             self.raft.transfer_leadership(to)
