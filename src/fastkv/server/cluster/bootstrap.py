@@ -37,8 +37,8 @@ TAKE_OVER_BYTES = 16 << 20
 
 class Start(NamedTuple):
     """
-    alone: this member is the whole cluster, and nothing in its log says otherwise. Its store may then hold no membership:
-    the library made it, or a node before there were clusters. `settle` gives it one when it is needed.
+    alone: this member is the whole cluster, and nothing in its log says otherwise. Then its store may hold no
+    membership, if the library made it or a node before there were clusters; `settle` gives it one when it is needed.
     """
 
     identity: Identity

@@ -145,6 +145,7 @@ class Cluster:
         self._changed: list[tuple[Entry, Error | None]] = []
         self._news = asyncio.Event()
         self._leader = NO_MEMBER
+        self._leading = NO_MEMBER, False  # as the node was told
         self._removed = False
         self._hurried = not config.hurry_first_election
         self._tasks: set[asyncio.Task[None]] = set()
@@ -372,7 +373,10 @@ class Cluster:
                 what = "elected" if before == NO_MEMBER else f"changed leader from {before:x} to"
                 leader = f"leader {state.leader:x}" if before == NO_MEMBER else f"{state.leader:x}"
                 self._log.info(f"raft.node: {own} {what} {leader} at term {state.term}")
-        self._node.set_leader(leads=state.role is Role.LEADER, known=state.leader != NO_MEMBER)
+        leading = state.leader, state.role is Role.LEADER
+        if leading != self._leading:
+            self._leading = leading
+            self._node.set_leader(leads=leading[1], known=state.leader != NO_MEMBER)
         self._tell_news()
 
     def committed(self, entries: list[Entry]) -> None:
