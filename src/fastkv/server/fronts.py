@@ -46,7 +46,8 @@ def load(name: str, log: Log) -> OpenNode:
 
 # Imported only here: neither loads what the other one needs.
 def _load_native() -> OpenNode:
-    from fastkv.server.native_front import NativeFront, NativeNode
+    from fastkv.server.native_front import NativeFront
+    from fastkv.server.native_node import NativeNode
 
     def open_node(config: Config, log: Log, listeners: list[Listener]) -> tuple[Node, AnyFront]:
         node = NativeNode(config, log)

@@ -30,10 +30,10 @@ from typing import Protocol, TypeVar
 
 from fastkv import engine as engine_module
 from fastkv.engine import ALARM, COMPACTION, ReplicatedEngine
-from fastkv.errors import Code, Error, QuotaError, from_code
+from fastkv.errors import Code, Error, GrpcCode, QuotaError, from_code
 from fastkv.raft import NO_MEMBER, Entry
 from fastkv.rpc import wire
-from fastkv.rpc.status import stopped, timed_out, too_many_requests
+from fastkv.rpc.status import RpcError, stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
 from fastkv.server.alarms import ALARM_ACTIVATE, ALARM_NOSPACE
 from fastkv.server.checkpoints import Checkpoints
@@ -45,7 +45,7 @@ from fastkv.server.cluster.own import OwnCommands, Sequences
 from fastkv.server.cluster.peer_http import PeerHttp
 from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
 from fastkv.server.compaction import Compaction
-from fastkv.server.config import Config
+from fastkv.server.config import Config, ConfigError
 from fastkv.server.downgrade import Downgrade
 from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
@@ -278,12 +278,15 @@ class Node:
             if self.cluster is None:
                 await self._end_alone()
             assert self.cluster is not None
-            await self.cluster.leader_known()
+            await self.cluster.leader_in_time()
             return self.cluster
 
     async def _end_alone(self) -> None:
         """From direct commits to Raft, without a restart: what is proposed meanwhile waits."""
-        listeners = peer_port.bind(self.config)
+        try:
+            listeners = peer_port.bind(self.config)
+        except ConfigError as reason:
+            raise RpcError(GrpcCode.UNAVAILABLE, f"fastkv: {reason}: {reason.fields['error']}") from None
         direct, holding = self._committer, Holding()
         self._committer = holding
         await self._end_direct(direct, Sequences(self.identity.session))

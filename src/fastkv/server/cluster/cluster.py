@@ -52,6 +52,7 @@ from fastkv.server.cluster.proposals import Proposals
 from fastkv.server.cluster.reads import Reads
 from fastkv.server.cluster.storage import EngineStorage
 from fastkv.server.log import Log
+from fastkv.server.peers import PeerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +145,7 @@ class Cluster:
         self._changed: list[tuple[Entry, Error | None]] = []
         self._news = asyncio.Event()
         self._leader = NO_MEMBER
+        self._leading = NO_MEMBER, False  # as the node was told
         self._removed = False
         self._hurried = not config.hurry_first_election
         self._tasks: set[asyncio.Task[None]] = set()
@@ -276,6 +278,14 @@ class Cluster:
         while self.raft.leader == NO_MEMBER:
             await self._news_wait()
 
+    async def leader_in_time(self) -> None:
+        """As leader_known, within a request's time."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self.leader_known()
+        except TimeoutError:
+            raise status.timed_out() from None
+
     async def leader_changed(self) -> None:
         leader, term = self.raft.leader, self.raft.term
         while (leader, term) == (self.raft.leader, self.raft.term):
@@ -315,11 +325,13 @@ class Cluster:
     # -- what operators ask for -------------------------------------------------------------------------------
     async def promote(self, id: int) -> Membership:
         """By the leader, wherever it is; the checks that need no leader are made here."""
-        async with asyncio.timeout(self._timeout_s):
-            await self.leader_known()
+        await self.leader_in_time()
         if self.leads:
             return await self.changes.promote(id)
-        answer = await self.peering.ask(self.raft.leader, "promote", id.to_bytes(8, "big"), self._timeout_s)
+        try:
+            answer = await self.peering.ask(self.raft.leader, "promote", id.to_bytes(8, "big"), self._timeout_s)
+        except PeerError:
+            raise status.timed_out() from None
         if answer:
             code, _, text = answer.decode().partition(" ")
             raise status.RpcError(GrpcCode(int(code)), text)
@@ -361,7 +373,10 @@ class Cluster:
                 what = "elected" if before == NO_MEMBER else f"changed leader from {before:x} to"
                 leader = f"leader {state.leader:x}" if before == NO_MEMBER else f"{state.leader:x}"
                 self._log.info(f"raft.node: {own} {what} {leader} at term {state.term}")
-        self._node.set_leader(leads=state.role is Role.LEADER, known=state.leader != NO_MEMBER)
+        leading = state.leader, state.role is Role.LEADER
+        if leading != self._leading:
+            self._leading = leading
+            self._node.set_leader(leads=leading[1], known=state.leader != NO_MEMBER)
         self._tell_news()
 
     def committed(self, entries: list[Entry]) -> None:
@@ -423,6 +438,7 @@ class Cluster:
 
     def disk_is_full(self, error: Error | None) -> None:
         self._node.set_disk_full(error)
+        self.proposals.refuse_with = error
         if error is not None and (to := self.handover.successor()) != NO_MEMBER:
             # Somebody with room leads better; this member's clients are refused meanwhile.
             self.raft.transfer_leadership(to)
