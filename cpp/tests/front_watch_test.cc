@@ -187,14 +187,20 @@ TEST_F(WatchTest, AClientThatDoesNotReadHoldsBackItsOwnStreamOnly) {
   Turn();
   EXPECT_EQ(backend.takes, takes + 1) << "events are taken that nobody reads";
   Send(slow, kProgress);
-  while (slow->messages.size() < 1 + kPuts + 2) {
+  while (Fields(slow->messages.back()).number(2) != -1) {
     slow->unsent = 0;
     slow->handler->OnWritable();
     Turn();
   }
   Created(slow, 0);
   int64_t last = 1;
-  for (size_t i = 0; i < kPuts + 1; ++i) EXPECT_EQ(ModRevision(slow->Next().bytes(11)), ++last);
+  while (slow->messages.size() - slow->seen > 1) {
+    const Fields response = slow->Next();
+    ASSERT_GT(response.count(11), 0u);
+    for (const std::string& event : response.all.at(11)) EXPECT_EQ(ModRevision(event), ++last);
+    EXPECT_EQ(response.revision(), last);
+  }
+  EXPECT_EQ(last, 1 + static_cast<int64_t>(kPuts) + 1);
   const Fields progress = slow->Next();
   EXPECT_EQ(progress.number(2), -1);
   EXPECT_EQ(progress.revision(), last);
