@@ -161,7 +161,7 @@ class Node:
         self.set_leader(leads=False, known=False)
         assert self._peers is not None
         await self.cluster.start(self._peers)
-        ready = {self._loop.create_task(self.cluster.ready()), self._loop.create_task(self.stopping.wait())}
+        ready = {self._loop.create_task(self.cluster.beginning.ready()), self._loop.create_task(self.stopping.wait())}
         done, pending = await asyncio.wait(ready, timeout=self.request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
