@@ -88,7 +88,7 @@ class NativeFront:
             _front.LOG: lambda thread, call, number, count, text: node.log.warn(text),
             _front.PROPOSALS: lambda *_: node.gathered(),
             _front.READS: lambda *_: node.gathered(),
-            _front.RENEW: node.renew,
+            _front.RENEW: lambda leases: node.renew(leases),
             _front.WATCH: lambda thread, call, number, count, text: node.wake_watcher(number),
             _front.REJECTED: lambda address, why: node.log.warn(REJECTED, remote_addr=address, error=why),
         }

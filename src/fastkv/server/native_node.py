@@ -30,7 +30,8 @@ from fastkv.server.committer import Outcome, Proposal, Writes
 from fastkv.server.config import Config
 from fastkv.server.lessor import Deadlines
 from fastkv.server.log import Log
-from fastkv.server.node import Node, WatchSink
+from fastkv.server.node import Node
+from fastkv.server.node_state import WatchSink
 
 HOT_STREAMS = ("RangeStream",)  # answered in C++, like every bidirectional one
 READER_THREADS = 2

@@ -22,16 +22,15 @@ Left out: authentication.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from fastkv import engine as engine_module
 from fastkv.engine import ALARM, COMPACTION, ReplicatedEngine
 from fastkv.errors import Code, Error, GrpcCode, QuotaError, from_code
-from fastkv.raft import NO_MEMBER, Entry
+from fastkv.raft import Entry
 from fastkv.rpc import wire
 from fastkv.rpc.status import RpcError, stopped, timed_out, too_many_requests
 from fastkv.server import compactor as compactors
@@ -40,7 +39,6 @@ from fastkv.server.checkpoints import Checkpoints
 from fastkv.server.closing import in_time
 from fastkv.server.cluster import bootstrap, following, peer_port
 from fastkv.server.cluster.cluster import Cluster
-from fastkv.server.cluster.membership import Member
 from fastkv.server.cluster.own import OwnCommands, Sequences
 from fastkv.server.cluster.peer_http import PeerHttp
 from fastkv.server.committer import Committer, Holding, Outcome, Proposal, Writes
@@ -50,6 +48,7 @@ from fastkv.server.downgrade import Downgrade
 from fastkv.server.expiry import Expiry
 from fastkv.server.lessor import Deadlines, Lessor
 from fastkv.server.log import Log
+from fastkv.server.node_state import NodeState, WatchSink
 from fastkv.server.peers import Listener, Peers
 from fastkv.server.quota import Quota
 
@@ -60,14 +59,7 @@ FULL_DISK_RETRY_S = 0.2
 Result = TypeVar("Result")
 
 
-class WatchSink(Protocol):
-    """A stream that watches."""
-
-    def wake(self, watcher: int) -> None:
-        """The watcher has got something to take."""
-
-
-class Node:
+class Node(NodeState):
     """One member. `cluster`: of several; None: it is alone."""
 
     def __init__(self, config: Config, log: Log, now: Callable[[], float] = time.monotonic) -> None:
@@ -168,7 +160,7 @@ class Node:
         self.set_leader(leads=False, known=False)
         assert self._peers is not None
         await self.cluster.start(self._peers)
-        ready = {self._loop.create_task(self.cluster.ready()), self._loop.create_task(self.stopping.wait())}
+        ready = {self._loop.create_task(self.cluster.beginning.ready()), self._loop.create_task(self.stopping.wait())}
         done, pending = await asyncio.wait(ready, timeout=self.request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
@@ -218,60 +210,6 @@ class Node:
         if self.cluster is not None and self.failed is None:
             await self.cluster.step_down()
 
-    async def work(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call what may take long in a worker thread."""
-        if self.stopping.is_set():
-            raise stopped()
-        return await self._loop.run_in_executor(self._workers, function, *arguments)
-
-    def fail(self, reason: Exception) -> None:
-        """The node cannot go on; whoever runs it waits for `stopping`."""
-        if self.failed is None:
-            self.failed = reason
-            self.log.fatal("the store failed; the node ends", error=str(reason))
-        self.stopping.set()
-
-    def leave(self, reason: str) -> None:
-        """The node is not wanted any more."""
-        if not self.stopping.is_set():
-            self.log.warn(reason)
-            self.stopping.set()
-
-    @property
-    def request_timeout_s(self) -> float:
-        """How long a request waits for what others must do first, as etcd's ReqTimeout."""
-        return 5 + 2 * self.config.election_timeout_s
-
-    @property
-    def waiting(self) -> int:
-        """Commands of this node that are not committed yet."""
-        return self._committer.waiting
-
-    @property
-    def knows_leader(self) -> bool:
-        return self.cluster is None or self.cluster.raft.leader != NO_MEMBER
-
-    @property
-    def leader(self) -> int:
-        """Its id; 0: none is known."""
-        return self.identity.member_id if self.cluster is None else self.cluster.raft.leader
-
-    @property
-    def leader_changes(self) -> int:
-        """How many leaders it has seen since its start; of a member alone itself."""
-        return 1 if self.cluster is None else self.cluster.leader_changes
-
-    @property
-    def commit_index(self) -> int:
-        return self.engine.applied_index if self.cluster is None else self.cluster.raft.log.commit
-
-    def members(self) -> tuple[Member, ...]:
-        """As far as this member knows."""
-        if self.cluster is not None:
-            return self.cluster.membership.members
-        (own,) = self.start_of_life.membership.members
-        return (own._replace(name=self.config.name, client_urls=self.config.advertise_client_urls),)
-
     async def several(self) -> Cluster:
         """The cluster, to change who is a member of it; a member that was alone drives Raft from here on."""
         async with self._switching:
@@ -310,10 +248,6 @@ class Node:
     async def _end_direct(self, direct: Writes, sequences: Sequences) -> None:
         """Until no direct commit is under way, and none will be."""
         await self.work(direct.stop)
-
-    @property
-    def is_learner(self) -> bool:
-        return self.cluster is not None and self.cluster.is_learner
 
     # -- reads ------------------------------------------------------------------------------------------------
     async def confirm_read(self) -> None:
@@ -472,37 +406,8 @@ class Node:
         return self._committer.waiting > 0
 
     # -- headers ----------------------------------------------------------------------------------------------
-    def header(self, revision: int | None = None) -> bytes:
-        """A ResponseHeader message; with the store's revision if none is given."""
-        return (
-            wire.int_field(1, self.identity.cluster_id)
-            + wire.int_field(2, self.identity.member_id)
-            + wire.int_field(3, self.engine.revision if revision is None else revision)
-            + wire.int_field(4, self.identity.term)
-        )
-
     # -- watch ------------------------------------------------------------------------------------------------
-    def add_watcher(self, watcher: int, sink: WatchSink) -> None:
-        self._watchers[watcher] = sink
-
-    def remove_watcher(self, watcher: int) -> None:
-        self._watchers.pop(watcher, None)
-        self.engine.watch_cancel(watcher)
-
-    def wake_watchers(self) -> None:
-        """Tell each stream which of its watchers have got something."""
-        for watcher in self.engine.watch_ready():
-            if sink := self._watchers.get(watcher):
-                sink.wake(watcher)
-
     # -- leases -----------------------------------------------------------------------------------------------
-    def new_lease_id(self) -> int:
-        """A positive int63 that no lease has."""
-        while True:
-            lease = secrets.randbits(63)
-            if lease and lease not in self.lessor:
-                return lease
-
     async def renew_lease(self, lease: int) -> int:
         """The granted TTL, counted anew; 0 if there is no such lease. Of one that is due the revocation is awaited."""
         return await (self.renew_here(lease) if self.cluster is None else self.cluster.leases.renew(lease))
@@ -511,16 +416,9 @@ class Node:
         """(remaining seconds, granted TTL), None if there is no such lease."""
         return self.remaining_here(lease) if self.cluster is None else await self.cluster.leases.remaining(lease)
 
-    def lease_ids(self) -> list[int]:
-        """Those that end first in front, where that is known."""
-        return self.lessor.ids() if self._expiry.leads else [lease for lease, _, _ in self.engine.leases()]
-
     async def renew_here(self, lease: int) -> int:
         await self.checkpoints.clear(lease)
         return await self._expiry.renew(lease)
-
-    def remaining_here(self, lease: int) -> tuple[int, int] | None:
-        return self.lessor.remaining(lease, self.now())
 
     def _propose_revocation(self, tag: int, payload: bytes) -> asyncio.Future[tuple[int, bytes]]:
         return asyncio.ensure_future(self.propose(tag, payload, self._revocations))
@@ -543,19 +441,3 @@ class Node:
     async def wait_compaction(self) -> None:
         """Until everything that a compaction has released is removed."""
         await self._compaction.wait()
-
-    def _spawn(self, coroutine: object) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def background(self, coroutine: Coroutine[None, None, None]) -> None:
-        """Run what nobody waits for."""
-        self._spawn(coroutine)
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            assert isinstance(failure, Exception)
-            self.fail(failure)

@@ -41,11 +41,12 @@ from fastkv.server import config as configs
 from fastkv.server.cluster import leases
 from fastkv.server.cluster import membership as memberships
 from fastkv.server.cluster.applying import Answers
+from fastkv.server.cluster.beginning import Beginning
 from fastkv.server.cluster.bootstrap import Start
 from fastkv.server.cluster.changes import Changes
 from fastkv.server.cluster.handover import Handover
 from fastkv.server.cluster.loop import Loop
-from fastkv.server.cluster.membership import Kind, Member, MemberChange, Membership
+from fastkv.server.cluster.membership import Member, Membership
 from fastkv.server.cluster.own import Limits, OwnCommands, Sequences
 from fastkv.server.cluster.peering import Peering
 from fastkv.server.cluster.proposals import Proposals
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from fastkv.server.peers import Peers
 
 LINGER_S = 1.0  # as etcd: for the others to learn what this member knows
-PUBLISH_RETRY_S = 0.5
 
 
 class Follows(leases.Lessor, Protocol):
@@ -138,7 +138,10 @@ class Cluster:
             leases.REMAINING: self.leases.answer_remaining,
             "promote": self._answer_promote,
         }
-        self.peering.on_active = self._hurry_first_election
+        self.beginning = Beginning(
+            config, self.raft, self.changes, self.peering, self.leader_known, self._news_wait, kick, log
+        )
+        self.peering.on_active = self.beginning.hurry_election
         self.changes.membership = start.membership
         self.leader_changes = 0  # seen since the start
         self._remotes = identity.remotes
@@ -147,7 +150,6 @@ class Cluster:
         self._leader = NO_MEMBER
         self._leading = NO_MEMBER, False  # as the node was told
         self._removed = False
-        self._hurried = not config.hurry_first_election
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_tick = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -178,7 +180,7 @@ class Cluster:
         self._node.set_learner(self.is_learner)
         self._next_tick = self._loop.time()
         self._tick()
-        self._spawn(self._publish())
+        self._spawn(self.beginning.publish())
 
     def _connect(self) -> None:
         members = self.membership
@@ -210,50 +212,6 @@ class Cluster:
         self.proposals.tick()
         self.loop.write_commit(sync=False)
         self.loop.kick()
-
-    def _hurry_first_election(self) -> None:
-        """Nobody leads yet and a quorum is there: what is left of the first timeout need not be waited for."""
-        if self._hurried or self.raft.leader != NO_MEMBER:
-            return
-        voters = self.membership.voters()
-        there = sum(self.peering.active_since(member.id) is not None for member in voters)
-        if there + 1 > len(voters) // 2 and there > 0:
-            self._hurried = True
-            for _ in range(self.config.election_ticks - 2):
-                self.raft.tick()
-            self.loop.kick()
-
-    async def _publish(self) -> None:
-        """Tell everybody this member's name and client URLs, unless they know."""
-        wanted = self.config.name, self.config.advertise_client_urls
-        while True:
-            await self.leader_known()
-            own = self.membership.get(self.raft.id)
-            if own is not None and (own.name, own.client_urls) == wanted:
-                break
-            try:
-                if own is not None:
-                    await self.changes.carry_out(
-                        MemberChange(Kind.PUBLISH, own._replace(name=wanted[0], client_urls=wanted[1]))
-                    )
-            except Error as error:
-                self._log.warn("failed to publish local member to cluster through raft", error=str(error))
-            await asyncio.sleep(PUBLISH_RETRY_S if own is None else 0)
-        self._log.info(
-            "published local member to cluster through raft",
-            local_member_id=f"{self.raft.id:x}",
-            client_urls=list(wanted[1]),
-        )
-
-    async def ready(self) -> None:
-        """Until this member is known to all and knows a leader."""
-        wanted = self.config.name, self.config.advertise_client_urls
-        while True:
-            await self.leader_known()
-            own = self.membership.get(self.raft.id)
-            if own is not None and (own.name, own.client_urls) == wanted:
-                return
-            await self._news_wait()
 
     async def close(self) -> None:
         if self._ticker is not None:
@@ -367,7 +325,6 @@ class Cluster:
             else:
                 self.led_since = self._now()
                 self.leader_changes += 1
-                self._hurried = True
                 if state.role is Role.LEADER:
                     self._log.info(f"{own} became leader at term {state.term}")
                 what = "elected" if before == NO_MEMBER else f"changed leader from {before:x} to"
