@@ -51,8 +51,8 @@ struct TxnShape {
   bool Parse(std::string_view bytes);
 };
 
-// Whether a request wants its answer from this member as it is, be it behind the others. Such a transaction holds nothing
-// but serializable ranges (or nothing).
+// Whether a request wants its answer from this member as it is, be it behind the others. Such a transaction holds
+// nothing but serializable ranges (or nothing).
 bool IsSerializableRange(std::string_view request);
 bool IsSerializableTxn(std::string_view request);
 
