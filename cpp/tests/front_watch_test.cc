@@ -55,6 +55,11 @@ class WatchTest : public ServiceTest {
   void Messages(FakeCall* watch, size_t count) {
     TurnUntil([watch, count] { return watch->messages.size() >= count; });
   }
+  static size_t EventsOf(const FakeCall& call) {
+    size_t events = 0;
+    for (const std::string& message : call.messages) events += Fields(message).count(11);
+    return events;
+  }
   static int64_t ModRevision(const std::string& event) { return Fields(Fields(event).bytes(2)).number(3); }
 };
 
@@ -180,18 +185,23 @@ TEST_F(WatchTest, AClientThatDoesNotReadHoldsBackItsOwnStreamOnly) {
     Put("a", value);
     quick->unsent = 0;
   }
-  Messages(quick, 1 + kPuts);
+  TurnUntil([quick] { return EventsOf(*quick) == kPuts; });
   EXPECT_LT(slow->unsent, kUnsentHighBytes + value.size() + 1'000);
   const size_t takes = backend.takes;
   Put("a", value);
-  Turn();
+  TurnUntil([quick] { return EventsOf(*quick) == kPuts + 1; });
   EXPECT_EQ(backend.takes, takes + 1) << "events are taken that nobody reads";
+  const auto read_until = [&](const std::function<bool()>& done) {
+    for (size_t reads = 0; reads < 10 * kPuts && !done(); ++reads) {
+      slow->unsent = 0;
+      slow->handler->OnWritable();
+      Turn();
+    }
+    ASSERT_TRUE(done());
+  };
+  read_until([slow] { return EventsOf(*slow) == kPuts + 1; });
   Send(slow, kProgress);
-  while (Fields(slow->messages.back()).number(2) != -1) {
-    slow->unsent = 0;
-    slow->handler->OnWritable();
-    Turn();
-  }
+  read_until([slow] { return Fields(slow->messages.back()).number(2) == -1; });
   Created(slow, 0);
   int64_t last = 1;
   while (slow->messages.size() - slow->seen > 1) {
