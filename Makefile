@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 SECONDS ?= 60
+JOBS ?= 2
 ARGS ?=
 PEERS := $(or $(FASTKV_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fastkv/peers)
 
@@ -15,7 +16,7 @@ CXX_FILES = $(shell find cpp bench -name '*.cc' -o -name '*.h')
 
 # The tests find the real etcds by these: FASTKV_ETCD37 is the 3.7 server, the rest comes from PATH.
 export FASTKV_PEERS := $(PEERS)
-export PATH := $(PATH):$(PEERS)/debian/usr/bin
+export PATH := $(PATH):$(PEERS)/debian/usr/bin:$(PEERS)/tools
 ifneq ($(wildcard $(PEERS)/3.7.3/bin/etcd),)
 export FASTKV_ETCD37 ?= $(PEERS)/3.7.3/bin/etcd
 endif
@@ -48,8 +49,8 @@ run: setup  ## start a node on 127.0.0.1:2379 (ARGS="--data-dir x ..." are passe
 system-test:
 	@PYTHON=$(PYTHON) bash tools/system.sh test
 
-test: setup system-test  ## all tests, the C++ ones and short fuzz runs included (ARGS="-k name" are pytest's)
-	$(PY) -m pytest $(ARGS)
+test: setup system-test  ## all tests, the C++ ones and short fuzz runs included (JOBS=2 files at a time; ARGS="-k name" are pytest's)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 huge: setup  ## values of up to 2 GiB: some 10 GiB of memory and a few minutes
 	$(PY) -m pytest -m huge tests/embedded/test_huge.py $(ARGS)

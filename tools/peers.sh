@@ -50,6 +50,18 @@ else
 fi
 
 client=$(FASTKV_PEERS=$peers "${PYTHON:-python3}" "$(dirname "$0")/../tests/support/go_client.py")
+fetch_promtool() {
+  local work
+  work=$(mktemp -d)
+  chmod 755 "$work"
+  # Of the whole package only this program: the server and its service are not wanted.
+  if (cd "$work" && apt-get download -qq prometheus 2>/dev/null) && dpkg-deb -x "$work"/*.deb "$work/all"; then
+    mkdir -p "$peers/tools" && cp "$work/all/usr/bin/promtool" "$peers/tools/promtool"
+  fi
+  rm -rf "$work"
+  [ -x "$peers/tools/promtool" ]
+}
+
 if [ -x "$client" ]; then
   echo "Go clientv3: $client"
 elif command -v go >/dev/null; then
@@ -69,4 +81,14 @@ elif command -v apt-get >/dev/null && unpack_debian; then
   echo "Debian's etcd: $peers/debian/usr/bin"
 else
   echo "Debian's etcd: left out, apt-get cannot download etcd-server and etcd-client here"
+fi
+
+if [ -x "$peers/tools/promtool" ]; then
+  echo "promtool: $peers/tools"
+elif command -v promtool >/dev/null; then
+  echo "promtool: not fetched, $(command -v promtool) is on PATH"
+elif command -v apt-get >/dev/null && fetch_promtool; then
+  echo "promtool: $peers/tools"
+else
+  echo "promtool: left out, apt-get cannot download prometheus here"
 fi

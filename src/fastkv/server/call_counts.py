@@ -37,7 +37,7 @@ class Counts:
         self.took_s += took_s
 
 
-class CallCounts(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class CallCounts(grpc.aio.ServerInterceptor):
     """Counts the calls of known methods."""
 
     def __init__(self) -> None:
