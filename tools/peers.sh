@@ -4,6 +4,7 @@
 #   3.7.3/bin/{etcd,etcdctl,etcdutl}   built with Go, as ordinary Go tools, if Go is there
 #   clients/clientv3-*                 tests/clients/go with etcd's own Go client, likewise
 #   debian/usr/bin/{etcd,etcdctl}      Debian's packages, unpacked (not installed: that would start a server on 2379)
+#   tools/promtool                     from Debian's package prometheus, likewise
 #
 # What cannot be had is said in one line and is no failure; a build that fails is one. A second call does nothing.
 set -euo pipefail

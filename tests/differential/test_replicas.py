@@ -358,7 +358,12 @@ class Life:
 
 
 @pytest.mark.random
-@pytest.mark.parametrize("seed", [*KEPT, *(SEED + number for number in range(RUNS))])
+# Named by place, not by seed: every worker of a parallel run must collect the same names.
+@pytest.mark.parametrize(
+    "seed",
+    [*KEPT, *(SEED + number for number in range(RUNS))],
+    ids=[f"kept-{seed}" for seed in KEPT] + [f"new-{number}" for number in range(RUNS)],
+)
 def test_replicas_of_both_engines_live_alike(seed: int, tmp_path: Path) -> None:
     life = Life(tmp_path, seed)
     try:

@@ -69,7 +69,7 @@ def test_a_buffer_is_copied(db: fastkv.DB) -> None:
     assert db.get("a") == db.get("b") == b"before"
 
 
-@pytest.mark.parametrize("wrong", [5, None, 1.5, ["a"], object()], ids=repr)
+@pytest.mark.parametrize("wrong", [5, None, 1.5, ["a"], object()], ids=lambda wrong: type(wrong).__name__)
 def test_what_is_neither_str_nor_buffer_is_a_type_error(db: fastkv.DB, wrong: Any) -> None:
     for call in (
         lambda: db.put(wrong, "1"),
