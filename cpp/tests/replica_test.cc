@@ -492,7 +492,8 @@ TEST_F(SnapshotTest, WhatWasBeingReceivedGoesWithTheProcess) {
   ASSERT_TRUE(env_.List("/data/checkpoint", &names).ok());
   EXPECT_EQ(names.size(), 2u);
   env_.KillProcess();
-  [[maybe_unused]] static const SnapshotWriter* const died_with_its_process = writer.release();
+  [[maybe_unused]] static SnapshotWriter* volatile died_with_its_process;  // reachable, so that it is no leak
+  died_with_its_process = writer.release();
   Reopen();
   ASSERT_TRUE(env_.List("/data/checkpoint", &names).ok());
   EXPECT_EQ(names.size(), 1u);
